@@ -1,0 +1,20 @@
+"""Find the data folders: beside the package in a checkout, inside it in an installed wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder.errors import BuilderError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def folder(name: str) -> Path:
+    """Return the folder `cloudinit`, `packer` or `provider_presets`."""
+    for candidate in (_PACKAGE / "_assets" / name, _PACKAGE.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise BuilderError(
+        f"The folder `{name}` that belongs to builder is missing beside `{_PACKAGE}`",
+        hint="Install builder again: `pip install --force-reinstall smtp-relay-builder`",
+    )
