@@ -1,0 +1,249 @@
+"""The providers that builder knows: one YAML file each in `provider_presets/`, checked against this schema.
+
+Every value that a provider sets carries the source it was read from: `{value: 587, source: connect}` points
+at an entry of the file's `sources`, which has the address and the date of the page.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from builder import assets
+from builder.errors import BuilderError, ConfigError
+
+T = TypeVar("T")
+TlsMode = Literal["starttls", "implicit"]
+ReplyMeaning = Literal["throttle", "quota", "credential", "greylist", "session_limit", "permanent"]
+
+
+class Model(BaseModel):
+    """Frozen, and an unknown key is a mistake rather than ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Model):
+    """Where a value was read, and the date of that page or copy."""
+
+    url: str
+    date: date
+    note: str = ""
+
+
+class Sourced(Model, Generic[T]):
+    """A value with the key of its source; `unofficial` marks one that the provider does not publish."""
+
+    value: T
+    source: str
+    unofficial: bool = False
+    note: str = ""
+
+
+class Port(Model):
+    """A port of the provider and how TLS begins there."""
+
+    port: int = Field(ge=1, le=65535)
+    tls: TlsMode
+    source: str
+
+
+class SecretShape(Model):
+    """One JSON object that the secret may hold, and how the user name and password come from it.
+
+    `username` and `password` are templates over the field names, e.g. `{access_key_id}`. `derive` names
+    the function of the agent that turns the password field into the provider's password.
+    """
+
+    name: str
+    fields: Mapping[str, str]
+    """Field name → what it is, in words for a person."""
+    username: str
+    password: str
+    derive: Literal["ses_smtp_v4"] | None = None
+    mechanism: Literal["password", "xoauth2"] = "password"
+    token_url: str | None = None
+    """XOAUTH2 only: where the refresh token is exchanged; a template over the field names."""
+    source: str
+
+    @model_validator(mode="after")
+    def _templates_use_fields(self) -> SecretShape:
+        known = {name: "" for name in self.fields}
+        for template in (self.username, self.password, self.token_url or ""):
+            try:
+                template.format_map(known)
+            except KeyError as error:
+                raise ValueError(
+                    f"`{template}` uses {error}, which is not one of the fields"
+                ) from None
+        return self
+
+
+class Limits(Model):
+    """What the provider allows; None where it publishes nothing."""
+
+    message_bytes: Sourced[int] | None = None
+    """As the provider counts them: the encoded message."""
+    recipients_per_message: Sourced[int] | None = None
+    connections: Sourced[int] | None = None
+    """Sessions at once, for the whole account or address."""
+    messages_per_connection: Sourced[int] | None = None
+    messages_per_second: Sourced[float] | None = None
+    messages_per_day: Sourced[int] | None = None
+
+
+class Delivery(Model):
+    """What we choose within the provider's limits; `reason` says why."""
+
+    concurrency: int = Field(ge=1, le=500)
+    initial_concurrency: int = Field(default=10, ge=1, le=500)
+    messages_per_connection: int = Field(ge=1)
+    queue_lifetime_hours: int = Field(default=120, ge=1)
+    reason: str
+
+
+class Reply(Model):
+    """A reply of the provider that needs care.
+
+    `pattern` is a POSIX extended regular expression over the reply as Postfix sees it (smtp_reply_filter,
+    postconf(5)); `rewrite` replaces it, e.g. a 4xx so that the message waits instead of bouncing.
+    """
+
+    pattern: str
+    meaning: ReplyMeaning
+    rewrite: str | None = None
+    source: str
+    note: str = ""
+
+
+class Preset(Model):
+    """One provider."""
+
+    name: str = Field(pattern=r"^[a-z0-9-]+$")
+    title: str
+    summary: str
+    checked: date
+    sources: Mapping[str, Source]
+    hosts: Sourced[Mapping[str, str]]
+    """Region → host name; `default` for a provider without regions. A `{region}` in the value is filled in."""
+    regions_note: str = ""
+    ports: tuple[Port, ...]
+    default_port: int
+    tls_required: Sourced[bool]
+    mechanisms: tuple[Literal["plain", "login", "xoauth2"], ...]
+    secret_shapes: tuple[SecretShape, ...]
+    get_credential: str
+    """How a person gets the credential, step by step."""
+    limits: Limits
+    delivery: Delivery
+    replies: tuple[Reply, ...] = ()
+    sender_must_be_account: bool = False
+    """The provider rewrites or refuses a sender that is not the account's (Gmail)."""
+    accepts_null_sender: Sourced[bool] | None = None
+    headers: Mapping[str, str] = Field(default_factory=dict)
+    """Header name → what it does, of headers that the provider reads (X-SES-CONFIGURATION-SET)."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Preset:
+        problems = [*_unknown_sources(self), *_port_problems(self)]
+        if not self.secret_shapes:
+            problems.append("`secret_shapes` is empty")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the host depends on a region."""
+        return "default" not in self.hosts.value
+
+    def host(self, region: str | None) -> str:
+        """Return the host name for a region; ConfigError when the provider is not there."""
+        hosts = self.hosts.value
+        if not self.has_regions:
+            return hosts["default"]
+        if region is None:
+            raise ConfigError(
+                f"preset `{self.name}`",
+                ["`region` is missing; the host depends on it"],
+                hint=f"Set `region:` to one of {', '.join(hosts)}",
+            )
+        if region not in hosts:
+            near = difflib.get_close_matches(region, hosts, n=1)
+            raise ConfigError(
+                f"preset `{self.name}`",
+                [f"`region` is `{region}`, where {self.title} has no SMTP endpoint"],
+                hint=f"Did you mean `{near[0]}`?" if near else f"Known regions: {', '.join(hosts)}",
+            )
+        return hosts[region].format(region=region)
+
+    def tls_mode(self, port: int) -> TlsMode:
+        """Return how TLS begins on a port; KeyError for a port that the preset does not list."""
+        return {known.port: known.tls for known in self.ports}[port]
+
+
+def _port_problems(preset: Preset) -> list[str]:
+    ports = [known.port for known in preset.ports]
+    if preset.default_port not in ports:
+        return [f"`default_port` is {preset.default_port}, which is not among `ports`"]
+    return []
+
+
+def _unknown_sources(preset: Preset) -> list[str]:
+    used = {
+        preset.hosts.source,
+        preset.tls_required.source,
+        *(port.source for port in preset.ports),
+        *(shape.source for shape in preset.secret_shapes),
+        *(reply.source for reply in preset.replies),
+        *(limit.source for _name, limit in preset.limits if limit is not None),
+    }
+    if preset.accepts_null_sender is not None:
+        used.add(preset.accepts_null_sender.source)
+    return [f"`{key}` is not in `sources`" for key in sorted(used - set(preset.sources))]
+
+
+def preset_names() -> list[str]:
+    """List the known presets by name."""
+    return sorted(path.stem for path in assets.folder("provider_presets").glob("*.yaml"))
+
+
+@lru_cache
+def load_preset(name: str) -> Preset:
+    """Load a preset by name; BuilderError names the nearest known one."""
+    if name not in preset_names():
+        near = difflib.get_close_matches(name, preset_names(), n=1)
+        raise BuilderError(
+            f"There is no preset `{name}`",
+            hint=(f"Did you mean `{near[0]}`? " if near else "")
+            + f"Known presets: {', '.join(preset_names())}",
+        )
+    return read_preset(assets.folder("provider_presets") / f"{name}.yaml")
+
+
+def read_preset(path: Path) -> Preset:
+    """Read one preset file; ConfigError lists every mistake in it."""
+    try:
+        raw: Any = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(path.name, [f"not YAML: {error}"]) from error
+    try:
+        preset = Preset.model_validate(raw)
+    except ValidationError as error:
+        problems = [
+            f"`{'.'.join(str(part) for part in item['loc'])}`: {item['msg']}"
+            for item in error.errors()
+        ]
+        raise ConfigError(path.name, problems) from error
+    if preset.name != path.stem:
+        raise ConfigError(
+            path.name, [f"`name` is `{preset.name}`, expected `{path.stem}` as the file"]
+        )
+    return preset
