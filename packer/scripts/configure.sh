@@ -1,0 +1,64 @@
+#!/bin/sh
+# Put the rendered files into the image and set up what starts at boot. Runs in the build VM, as root.
+#
+#   configure.sh DIR    DIR holds payload.tar with the tree `root/`
+set -eu
+dir=$1
+export LC_ALL=C
+
+has_systemd() { [ -d /run/systemd/system ]; }
+
+tar --extract --file "$dir/payload.tar" --directory "$dir" --no-same-owner
+# Directories keep the mode that the distribution gave them; files take theirs from the archive.
+(cd "$dir/root" && find . -type d) | while read -r folder; do
+    [ -d "/$folder" ] || install -d -m 0755 "/$folder"
+done
+(cd "$dir/root" && find . -type f) | while read -r file; do
+    mode=0644
+    case $file in ./usr/sbin/* | ./usr/lib/relay/bin/*) mode=0755 ;; esac
+    install -m "$mode" "$dir/root/$file" "/$file"
+done
+
+# --- Postfix -----------------------------------------------------------------------------------------------------
+# Each release keeps its own master.cf; `edits` has one postconf call a line: `-M|-F|-P|-X… argument`.
+[ -e /etc/postfix/master.cf ] || cp /usr/share/postfix/master.cf.dist /etc/postfix/master.cf
+if [ -e /usr/lib/relay/master.cf.edits ]; then
+    while IFS= read -r line; do
+        case $line in '' | '#'*) continue ;; esac
+        postconf "${line%% *}" "${line#* }"
+    done </usr/lib/relay/master.cf.edits
+fi
+newaliases 2>/dev/null || :
+postfix check
+
+# --- firewall ----------------------------------------------------------------------------------------------------
+if [ -e /etc/nftables.conf ] && command -v nft >/dev/null; then
+    nft --check --file /etc/nftables.conf
+fi
+
+# --- what starts at boot -----------------------------------------------------------------------------------------
+python3 -m compileall -q /usr/lib/relay
+for unit in relay-agent.service nftables.service postfix.service; do
+    systemctl enable --quiet "$unit"
+done
+# What a relay has no use for and what makes a boot longer: package housekeeping belongs to the next bake.
+for unit in apt-daily.timer apt-daily-upgrade.timer unattended-upgrades.service man-db.timer dpkg-db-backup.timer \
+    e2scrub_reap.service e2scrub_all.timer motd-news.timer update-notifier-download.timer \
+    update-notifier-motd.timer ua-timer.timer ubuntu-advantage.service apport.service \
+    snapd.seeded.service snapd.service snapd.socket pollinate.service multipathd.service multipathd.socket \
+    ModemManager.service fwupd-refresh.timer lvm2-monitor.service; do
+    if systemctl cat "$unit" >/dev/null 2>&1 || [ -e "/lib/systemd/system/$unit" ]; then
+        systemctl mask --quiet "$unit" 2>/dev/null
+    fi
+done
+
+# --- boot loader -------------------------------------------------------------------------------------------------
+# The menu waits for nobody. grub.cfg itself is edited too: running update-grub takes half a minute under emulation.
+if [ -d /etc/default/grub.d ] || [ -e /etc/default/grub ]; then
+    install -d /etc/default/grub.d
+    printf 'GRUB_TIMEOUT=0\nGRUB_RECORDFAIL_TIMEOUT=0\nGRUB_HIDDEN_TIMEOUT=0\n' >/etc/default/grub.d/90-relay.cfg
+fi
+if [ -e /boot/grub/grub.cfg ]; then
+    sed -i -E 's/^([[:space:]]*set timeout=)[0-9]+/\10/' /boot/grub/grub.cfg
+fi
+if has_systemd; then systemctl daemon-reload; fi

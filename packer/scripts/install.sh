@@ -1,0 +1,128 @@
+#!/bin/sh
+# Install the packages of the image. Runs in the build VM, as root.
+#
+#   install.sh early DIR    started by the bake's user data as soon as the network is up, beside the rest of the boot
+#   install.sh DIR          run by Packer: waits for the early one, or does the work where there was none
+#
+# DIR holds packages.txt. The outcome is in DIR/install.rc, what apt and dpkg said in DIR/install.log.
+set -eu
+
+mode=wait
+if [ "$1" = early ]; then
+    mode=early
+    shift
+fi
+dir=$1
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+
+# 15 minutes: the longest that a slow mirror and software emulation have needed, times three.
+deadline=900
+
+apt_get() {
+    # Retries: a mirror behind a load balancer fails now and then, and cloud-init's own `packages:` never tries twice.
+    # Languages and Recommends: nothing in a relay reads them, and both cost bake time.
+    apt-get -y -q \
+        -o Acquire::Retries=5 -o Acquire::http::Timeout=30 -o Acquire::Languages=none \
+        -o APT::Install-Recommends=false -o APT::Install-Suggests=false \
+        -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
+        -o Dpkg::Options::=--force-unsafe-io -o Dpkg::Options::=--force-confold "$@"
+}
+
+prepare() {
+    # Nothing else may take dpkg's lock, and nothing that is installed may start: it would cost time, and a Postfix
+    # that has run leaves state in its queue directory. Written so that it works in a chroot too.
+    for unit in apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service \
+        unattended-upgrades.service man-db.timer; do
+        systemctl mask --runtime --now "$unit" >/dev/null 2>&1 || :
+    done
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+    chmod 755 /usr/sbin/policy-rc.d
+    # Manual pages and translations are not unpacked at all; licences stay.
+    cat >/etc/dpkg/dpkg.cfg.d/relay-image <<'CFG'
+# No manual pages and translations in a relay image.
+path-exclude=/usr/share/man/*
+path-exclude=/usr/share/info/*
+path-exclude=/usr/share/locale/*
+path-exclude=/usr/share/doc/*
+path-include=/usr/share/doc/*/copyright
+CFG
+    rm -f /var/lib/man-db/auto-update
+    # Postfix's own questions: no main.cf from debconf, ours is written by configure.sh.
+    echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
+}
+
+install_packages() {
+    prepare
+    # A failure here is worth a second look at the lists: a package that the mirror has just replaced gives 404.
+    apt_get update
+    xargs -a "$dir/packages.txt" dpkg-query -W -f '${Package} ${db:Status-Abbrev}\n' 2>/dev/null |
+        awk '$2 ~ /^ii/ {print $1}' | sort >"$dir/had.txt" || :
+    # shellcheck disable=SC2046  # one package a word
+    set -- $(grep -v '^#' "$dir/packages.txt")
+    apt_get install --download-only "$@" || { apt_get update && apt_get install --download-only "$@"; }
+    compile_later
+    apt_get install --no-download "$@"
+    compile_now
+    rm -f /usr/sbin/policy-rc.d
+}
+
+# The packages' scripts compile Python modules one at a time, each with a Python of its own: more than half of the
+# installation under software emulation. They are compiled in one go afterwards, on every core.
+compile_later() {
+    [ -x /usr/bin/py3compile ] || return 0
+    dpkg-divert --quiet --local --rename --divert /usr/bin/py3compile.real --add /usr/bin/py3compile
+    ln -s /bin/true /usr/bin/py3compile
+}
+
+compile_now() {
+    [ -e /usr/bin/py3compile.real ] || return 0
+    rm -f /usr/bin/py3compile
+    dpkg-divert --quiet --local --rename --remove /usr/bin/py3compile
+    # `-j 0` uses every core. A module that this Python cannot compile (botocore vendors a few for others) is not fatal.
+    python3 -m compileall -q -j 0 /usr/lib/python3/dist-packages || :
+}
+
+run_and_record() {
+    umask 022
+    mkdir -p "$dir"
+    rc=0
+    (set -e; install_packages) >"$dir/install.log" 2>&1 || rc=$?
+    echo "$rc" >"$dir/install.rc.new"
+    mv "$dir/install.rc.new" "$dir/install.rc"
+}
+
+if [ "$mode" = early ]; then
+    run_and_record
+    exit 0
+fi
+
+if [ -e "$dir/install.started" ]; then
+    waited=0
+    while [ ! -e "$dir/install.rc" ]; do
+        if [ "$waited" -ge "$deadline" ]; then
+            echo "install: packages were not installed within $deadline s; last lines of the log:" >&2
+            tail -n 30 "$dir/install.log" >&2
+            exit 1
+        fi
+        sleep 1
+        waited=$((waited + 1))
+    done
+else
+    run_and_record
+fi
+
+rc=$(cat "$dir/install.rc")
+if [ "$rc" -ne 0 ]; then
+    echo "install: apt-get failed with exit code $rc; last lines of its log:" >&2
+    tail -n 30 "$dir/install.log" >&2
+    exit 1
+fi
+missing=0
+while read -r package; do
+    case $package in '' | '#'*) continue ;; esac
+    if ! dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii'; then
+        echo "install: package $package is not installed" >&2
+        missing=1
+    fi
+done <"$dir/packages.txt"
+exit "$missing"
