@@ -7,9 +7,9 @@
 # DIR holds packages.txt. The outcome is in DIR/install.rc, what apt and dpkg said in DIR/install.log.
 set -eu
 
-mode=wait
+early=no
 if [ "$1" = early ]; then
-    mode=early
+    early=yes
     shift
 fi
 dir=$1
@@ -55,8 +55,6 @@ install_packages() {
     prepare
     # A failure here is worth a second look at the lists: a package that the mirror has just replaced gives 404.
     apt_get update
-    xargs -a "$dir/packages.txt" dpkg-query -W -f '${Package} ${db:Status-Abbrev}\n' 2>/dev/null |
-        awk '$2 ~ /^ii/ {print $1}' | sort >"$dir/had.txt" || :
     # shellcheck disable=SC2046  # one package a word
     set -- $(grep -v '^#' "$dir/packages.txt")
     apt_get install --download-only "$@" || { apt_get update && apt_get install --download-only "$@"; }
@@ -91,7 +89,7 @@ run_and_record() {
     mv "$dir/install.rc.new" "$dir/install.rc"
 }
 
-if [ "$mode" = early ]; then
+if [ "$early" = yes ]; then
     run_and_record
     exit 0
 fi
