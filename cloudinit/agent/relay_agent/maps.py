@@ -1,0 +1,58 @@
+"""Small files that other programs read while they change: written whole, put in place by rename."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Mapping
+
+from relay_agent.credential import Credential
+
+
+def write_whole(path: Path, text: str, *, mode: int) -> None:
+    """Put a file in place by rename, so that a reader sees the old one or the new one.
+
+    No fsync: it is for tmpfs, or for state that may be lost in a power cut. Nothing half-written stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    temporary.unlink(missing_ok=True)
+    # O_EXCL and the mode at creation: the content is never readable to anyone else, not even for a moment.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(text)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only root's group may enter (systemd has made it before us, with the same mode)."""
+    path.mkdir(mode=0o750, parents=True, exist_ok=True)
+    path.chmod(0o750)
+
+
+def write_sasl(path: Path, credentials: Mapping[str, Credential]) -> None:
+    """Write the password map: one line for each upstream, keyed by its bare host name.
+
+    The bare name is what Postfix looks up first (smtp_sasl_glue.c); with `[host]:587` as key the `fail:`
+    that follows this map in main.cf would answer before it. Format: DATABASE_README, "texthash".
+    """
+    lines = [
+        f"{host} {credential.username}:{credential.password}\n"
+        for host, credential in sorted(credentials.items())
+    ]
+    write_whole(path, "".join(lines), mode=0o600)
+
+
+def read_sasl(path: Path) -> dict[str, Credential]:
+    """Read the password map back, for `relayctl doctor` and an agent that was started again."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        host, _, login = line.partition(" ")
+        username, colon, password = login.partition(":")
+        if colon:
+            found[host] = Credential(username=username, password=password, shape="map")
+    return found

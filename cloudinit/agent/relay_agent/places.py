@@ -1,0 +1,84 @@
+"""Where everything is inside the relay; tests put the same tree under another root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Places:
+    """Paths and ports; `root` is `/` in the relay."""
+
+    root: Path = Path("/")
+    smtp_port: int = 25
+
+    @property
+    def agent_json(self) -> Path:
+        """What the image was baked with."""
+        return self.root / "etc/relay/agent.json"
+
+    @property
+    def boot_json(self) -> Path:
+        """What the launch user data says; cloud-init writes it at the first boot."""
+        return self.root / "etc/relay/boot.json"
+
+    @property
+    def cloud_init_result(self) -> Path:
+        """Exists as soon as cloud-init has finished, so no `boot.json` will come after it."""
+        return self.root / "run/cloud-init/result.json"
+
+    @property
+    def run_dir(self) -> Path:
+        """On tmpfs, kept over a restart of the agent (`RuntimeDirectoryPreserve`), gone after a reboot."""
+        return self.root / "run/relay"
+
+    @property
+    def sasl_map(self) -> Path:
+        """The only file that ever holds the credential."""
+        return self.run_dir / "sasl"
+
+    @property
+    def status_json(self) -> Path:
+        """What `relayctl status` and `verify` read; holds no secret."""
+        return self.run_dir / "status.json"
+
+    @property
+    def private_ca(self) -> Path:
+        """The certificate authority of a private endpoint, when `boot.json` gives one."""
+        return self.run_dir / "ca.pem"
+
+    @property
+    def draining(self) -> Path:
+        """While this file exists port 25 stays closed; `relayctl drain` makes it."""
+        return self.run_dir / "draining"
+
+    @property
+    def been_ready(self) -> Path:
+        """This machine was ready once: after a reboot it accepts and queues at once."""
+        return self.root / "var/lib/relay/been-ready"
+
+    @property
+    def log_cursor(self) -> Path:
+        """How far the mail log was read."""
+        return self.root / "var/lib/relay/log-cursor.json"
+
+    @property
+    def machine_id(self) -> Path:
+        """Differs between two machines that were started from the same disk image."""
+        return self.root / "etc/machine-id"
+
+    @property
+    def ca_bundle(self) -> Path:
+        """The public certificate authorities, the same file that Postfix is told to use."""
+        return self.root / "etc/ssl/certs/ca-certificates.crt"
+
+    @property
+    def spool(self) -> Path:
+        """Postfix's queue."""
+        return self.root / "var/spool/postfix"
+
+    @property
+    def kernel_sockets(self) -> tuple[Path, ...]:
+        """The kernel's list of TCP sockets: shows a listener without connecting to it."""
+        return (self.root / "proc/self/net/tcp", self.root / "proc/self/net/tcp6")

@@ -1,0 +1,72 @@
+"""The one place of the agent that starts programs: no shell, clean environment, bounded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from typing import Sequence
+
+from relay_agent.trouble import Trouble
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A program that has ended; both outputs are decoded text."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def last_line(self) -> str:
+        """The last line it wrote, which is where programs put the reason."""
+        lines = (self.stdout + "\n" + self.stderr).strip().splitlines()
+        return lines[-1] if lines else "(no output)"
+
+
+def environment() -> dict[str, str]:
+    """Build a program's environment from nothing."""
+    return {"PATH": os.environ.get("PATH") or _PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+
+
+def run(argv: Sequence[str], *, stdin: str | None = None, timeout_seconds: float = 30) -> Ended:
+    """Run a program to its end; a failure is in `returncode`.
+
+    Errors: Trouble `program-missing`, `program-slow`.
+    """
+    try:
+        done = subprocess.run(
+            list(argv),
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            env=environment(),
+            timeout=timeout_seconds,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    except FileNotFoundError:
+        raise Trouble("program-missing", f"`{argv[0]}` is not installed", lasting=True) from None
+    except subprocess.TimeoutExpired:
+        raise Trouble(
+            "program-slow", f"`{' '.join(argv)}` did not end within {timeout_seconds:.0f} s"
+        ) from None
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def start(argv: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a program whose output is read while it runs. Errors: Trouble `program-missing`."""
+    try:
+        return subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+        )
+    except FileNotFoundError:
+        raise Trouble("program-missing", f"`{argv[0]}` is not installed", lasting=True) from None
