@@ -1,0 +1,102 @@
+"""Render what belongs to the agent in the image: its settings, its program and its units."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from builder import assets
+from builder.config.model import RelayConfig
+from builder.presets import SecretShape
+from builder.releases import Release
+from builder.render.firewall import HEALTH_PORT
+from builder.render.postfix import tls_mode
+from builder.render.templates import render_template
+
+POLL_SECONDS = 60
+BOOT_DEADLINE_SECONDS = 300
+
+
+def render_agent(config: RelayConfig, release: Release) -> dict[str, str]:
+    """Return the agent's files by their path in the image."""
+    settings = json.dumps(agent_settings(config, release), indent=2) + "\n"
+    return {"etc/relay/agent.json": settings, **_program(), **_units(release)}
+
+
+def agent_settings(config: RelayConfig, release: Release) -> dict[str, Any]:
+    """Return the content of `/etc/relay/agent.json`, schema 1; nothing in it is secret."""
+    return {
+        "schema": 1,
+        "preset": config.preset,
+        "region": config.region,
+        "upstreams": [_upstream(config)],
+        "networks": list(config.networks),
+        "hostname": config.hostname,
+        "health_port": HEALTH_PORT,
+        "poll_seconds": POLL_SECONDS,
+        "boot_deadline_seconds": BOOT_DEADLINE_SECONDS,
+        "postfix_unit": release.postfix_unit,
+    }
+
+
+def _upstream(config: RelayConfig) -> dict[str, Any]:
+    return {
+        "name": "primary",
+        "host": config.upstream_host,
+        "port": config.upstream_port,
+        "tls": tls_mode(config),
+        "shapes": [_shape(shape) for shape in config.provider.secret_shapes],
+        "mechanisms": list(config.provider.mechanisms),
+        "secret": config.secret_name,
+        "region": config.region,
+    }
+
+
+def _shape(shape: SecretShape) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "name": shape.name,
+        "fields": list(shape.fields),
+        "username": shape.username,
+        "password": shape.password,
+        "derive": shape.derive,
+    }
+    if shape.mechanism != "password":
+        described |= {"mechanism": shape.mechanism, "token_url": shape.token_url}
+    return described
+
+
+def _program() -> dict[str, str]:
+    """Copy the package and its commands as they are."""
+    folder = assets.folder("cloudinit") / "agent"
+    program = {
+        f"usr/lib/relay/{path.relative_to(folder).as_posix()}": path.read_text()
+        for path in _files(folder / "relay_agent")
+    }
+    commands = {f"usr/sbin/{path.name}": path.read_text() for path in _files(folder / "bin")}
+    return {**program, **commands}
+
+
+def _units(release: Release) -> dict[str, str]:
+    """Copy the units; one that ends in `.j2` is filled in for the release."""
+    folder = assets.folder("cloudinit") / "systemd"
+    units = {}
+    for path in _files(folder):
+        name = path.relative_to(folder).as_posix()
+        if name.endswith(".j2"):
+            text = render_template(f"systemd/{name}", release=release)
+        else:
+            text = path.read_text()
+        units[f"etc/systemd/system/{name.removesuffix('.j2')}"] = text
+    return units
+
+
+def _files(folder: Path) -> list[Path]:
+    """List the files of a folder, without what Python and linters leave there."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and "__pycache__" not in path.parts
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
