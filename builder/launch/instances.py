@@ -1,0 +1,309 @@
+"""Relays under QEMU that outlive the command that started them: start, list, stop, start again.
+
+Each has a file `ID.json` that says what it is, and a folder `ID/` with its disk, seed and console. A flush of
+the guest reaches this machine's disk before the guest is told so: mail that was accepted stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from filelock import FileLock, Timeout
+
+from builder import process
+from builder.errors import BuilderError, CommandError
+from builder.launch import health, qemu, qmp, seed
+from builder.launch.accelerator import Accelerator, choose_accelerator
+from builder.launch.guest import short_folder, tail
+from builder.launch.identity import new_identity
+from builder.launch.interface import FORWARDED, HEALTH_PORT, SMTP_PORT, Address, GuestError
+from builder.launch.qemu import Machine
+
+SCHEMA = 1
+Status = Literal["running", "stopped"]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One relay as its state file has it; `status` is looked up, not stored."""
+
+    id: str
+    image: str
+    image_stamp: tuple[int, int]
+    """Size and modification time (ns) of the image, whose blocks the disk builds upon."""
+    folder: str
+    socket: str
+    ports: Mapping[int, int]
+    accelerator: Accelerator
+    memory_mib: int
+    cpus: int
+    started: str
+    pid: int = 0
+    pid_created: float = 0.0
+    """When the process began: tells it from a later one with the same id."""
+    schema: int = field(default=SCHEMA)
+
+    @property
+    def status(self) -> Status:
+        """Whether its QEMU runs."""
+        return "running" if self._process() is not None else "stopped"
+
+    @property
+    def smtp_address(self) -> Address:
+        """Where port 25 is reached on this machine."""
+        return ("127.0.0.1", self.ports[SMTP_PORT])
+
+    @property
+    def health_address(self) -> Address:
+        """Where the agent's health port is reached on this machine."""
+        return ("127.0.0.1", self.ports[HEALTH_PORT])
+
+    @property
+    def serial_log(self) -> Path:
+        """What the guest wrote to its console, over all its boots."""
+        return Path(self.folder) / "serial.log"
+
+    @property
+    def disk(self) -> Path:
+        """Its disk, with the queue on it."""
+        return Path(self.folder) / "disk.qcow2"
+
+    def _process(self) -> psutil.Process | None:
+        try:
+            found = psutil.Process(self.pid) if self.pid > 0 else None
+            if found is None or found.status() == psutil.STATUS_ZOMBIE:
+                return None
+            return found if abs(found.create_time() - self.pid_created) < 1 else None
+        except psutil.Error:
+            return None
+
+    def _machine(self) -> Machine:
+        folder = Path(self.folder)
+        return Machine(
+            name=f"builder-{self.id}",
+            accelerator=self.accelerator,
+            disk=self.disk,
+            seed=folder / "seed.iso",
+            serial=self.serial_log,
+            qmp=Path(self.socket),
+            forward=self.ports,
+            memory_mib=self.memory_mib,
+            cpus=self.cpus,
+            cache="writeback",
+            pid_file=folder / "qemu.pid",
+        )
+
+
+def launch_instance(
+    image: Path,
+    *,
+    user_data: str,
+    folder: Path,
+    accelerator: Accelerator | None = None,
+    forward: Mapping[int, int] | None = None,
+    public_key: str | None = None,
+    memory_mib: int = 1024,
+    cpus: int = 2,
+) -> Instance:
+    """Start a relay that goes on running; `folder` gets `ID.json` and `ID/`.
+
+    `forward` maps ports of the guest to ports of this machine's loopback address, 0 for a free one.
+    `public_key` lets its owner log in as `probe`. A start that fails leaves nothing. Errors: BuilderError.
+    """
+    qemu.find_qemu()
+    image_format = qemu.check_image(image)
+    identity = new_identity()
+    home = folder / identity
+    home.mkdir(parents=True)
+    sockets = short_folder()
+    try:
+        qemu.check_free_space(home)
+        if public_key is not None:
+            user_data = seed.add_login(user_data, public_key)
+        instance = Instance(
+            id=identity,
+            image=str(image.resolve()),
+            image_stamp=_stamp(image),
+            folder=str(home.resolve()),
+            socket=str(sockets / "qmp"),
+            ports=qemu.choose_ports(forward or dict.fromkeys(FORWARDED, 0)),
+            accelerator=accelerator or choose_accelerator(),
+            memory_mib=memory_mib,
+            cpus=cpus,
+            started=_now(),
+        )
+        qemu.create_overlay(image, image_format, instance.disk)
+        seed.write_seed(home / "seed.iso", user_data=user_data, instance_id=identity, work=home / "seed")
+        return _power_on(instance)
+    except BaseException:
+        shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(sockets, ignore_errors=True)
+        _state_file(home).unlink(missing_ok=True)
+        raise
+
+
+def list_instances(folder: Path) -> list[Instance]:
+    """Return the instances that were started in a folder, oldest first; unreadable files are passed over."""
+    found = []
+    for path in folder.glob("i-*.json"):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            found.append(_read(path))
+    return sorted(found, key=lambda instance: (instance.started, instance.id))
+
+
+def find_instance(folder: Path, identity: str) -> Instance:
+    """Return the instance with that id, or with the only id that begins so; BuilderError otherwise."""
+    known = list_instances(folder)
+    matches = [instance for instance in known if instance.id.startswith(identity)]
+    if len(matches) == 1:
+        return matches[0]
+    said = "more than one instance begins with" if matches else "there is no instance"
+    names = ", ".join(f"`{instance.id}`" for instance in known) or "none"
+    raise BuilderError(f"In `{folder}` {said} `{identity}`; known: {names}")
+
+
+def start_instance(instance: Instance) -> Instance:
+    """Switch a stopped instance on again, with its disk and ports; BuilderError when it cannot."""
+    if instance.status == "running":
+        return instance
+    image = Path(instance.image)
+    if not image.exists() or _stamp(image) != instance.image_stamp:
+        raise BuilderError(
+            f"`{instance.id}` cannot start: its disk builds upon `{image}`, which is gone or was replaced",
+            hint="Put that image back, or launch a new instance from the new one",
+        )
+    qemu.check_free_space(Path(instance.folder))
+    qemu.choose_ports(instance.ports)
+    Path(instance.socket).parent.mkdir(mode=0o700, exist_ok=True)
+    return _power_on(replace(instance, started=_now()))
+
+
+def stop_instance(instance: Instance, *, delete: bool = False, timeout_seconds: float = 90) -> None:
+    """Shut an instance down in order, by force after `timeout_seconds`. Its disk stays unless `delete`."""
+    with _lock(instance):
+        running = instance._process()
+        if running is not None:
+            _end(instance, running, timeout_seconds)
+        shutil.rmtree(Path(instance.socket).parent, ignore_errors=True)
+        if delete:
+            shutil.rmtree(instance.folder, ignore_errors=True)
+            _state_file(Path(instance.folder)).unlink(missing_ok=True)
+    if delete:
+        _lock_file(instance).unlink(missing_ok=True)
+
+
+def wait_instance_ready(instance: Instance, *, timeout_seconds: float = 300) -> float:
+    """Wait until `/readyz` says 200 and return the seconds waited; GuestError has the last reason."""
+    started = time.monotonic()
+    last = "no answer yet"
+    while time.monotonic() - started < timeout_seconds:
+        status, text = health.ask(instance.health_address, timeout_seconds=2)
+        if status == 200:
+            return time.monotonic() - started
+        if status:
+            last = f"{status} {text}".strip()
+        if instance.status == "stopped":
+            raise _error(instance, f"`{instance.id}` has stopped")
+        time.sleep(0.3)
+    raise _error(
+        instance, f"`{instance.id}` did not become ready within {timeout_seconds:.0f} s (/readyz: {last})"
+    )
+
+
+def _power_on(instance: Instance) -> Instance:
+    machine = instance._machine()
+    with _lock(instance):
+        try:
+            process.run(qemu.command_line(qemu.find_qemu(), machine))
+        except CommandError as error:
+            for guest, host in instance.ports.items():
+                if f"127.0.0.1:{host}-" in error.output:
+                    raise qemu.port_taken(host, guest) from error
+            raise _error(instance, f"QEMU could not start: {error.output.strip()}") from error
+        pid = int((Path(instance.folder) / "qemu.pid").read_text())
+        instance = replace(instance, pid=pid, pid_created=psutil.Process(pid).create_time())
+        _write(instance)
+    return instance
+
+
+def _end(instance: Instance, running: psutil.Process, timeout_seconds: float) -> None:
+    """Press the power button; then ask QEMU to end (it writes what it holds); then kill it."""
+    # A guest that still boots does not hear the button, so it is pressed again.
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(qmp.QmpError):
+            qmp.execute(Path(instance.socket), "system_powerdown")
+        if _gone(running, min(10.0, timeout_seconds)):
+            return
+    for end in (running.terminate, running.kill):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            end()
+        if _gone(running, 10):
+            return
+    raise BuilderError(f"QEMU of `{instance.id}`, process {running.pid}, does not end")
+
+
+def _gone(running: psutil.Process, seconds: float) -> bool:
+    try:
+        running.wait(seconds)
+    except psutil.TimeoutExpired:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _lock(instance: Instance) -> Iterator[None]:
+    try:
+        with FileLock(_lock_file(instance), timeout=120):
+            yield
+    except Timeout as error:
+        raise BuilderError(f"Another command is starting or stopping `{instance.id}`") from error
+
+
+def _lock_file(instance: Instance) -> Path:
+    home = Path(instance.folder)
+    return home.with_name(f".{home.name}.lock")
+
+
+def _state_file(home: Path) -> Path:
+    return home.with_name(f"{home.name}.json")
+
+
+def _write(instance: Instance) -> None:
+    path = _state_file(Path(instance.folder))
+    half = path.with_suffix(".tmp")
+    half.write_text(json.dumps(asdict(instance), indent=2) + "\n")
+    half.replace(path)
+
+
+def _read(path: Path) -> Instance:
+    raw: dict[str, Any] = json.loads(path.read_text())
+    raw["ports"] = {int(guest): host for guest, host in raw["ports"].items()}
+    raw["accelerator"] = Accelerator(**raw["accelerator"])
+    raw["image_stamp"] = tuple(raw["image_stamp"])
+    return Instance(**raw)
+
+
+def _stamp(image: Path) -> tuple[int, int]:
+    facts = image.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _error(instance: Instance, message: str) -> GuestError:
+    return GuestError(
+        f"{message}; the last lines of its console:\n{tail(instance.serial_log)}",
+        hint=f"The whole console is in `{instance.serial_log}`",
+    )
