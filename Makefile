@@ -1,0 +1,59 @@
+# Two commands do all the set-up on a fresh Debian or Ubuntu machine: `make demo` and `make test`.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+VENV := .venv
+BIN := $(VENV)/bin
+SLOW := postfix or aws or vm
+BENCHES := $(filter-out bench/harness.py,$(wildcard bench/[a-z]*.py))
+
+.PHONY: help setup apt demo test test-releases check docs bench packer lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+setup: apt $(VENV)/.ready ## packages that are missing, and .venv with everything that the project needs
+
+apt:
+	@requirements/install-apt.sh
+
+$(VENV)/.ready: requirements/dev.txt requirements/make-venv.sh pyproject.toml
+	@requirements/make-venv.sh $(VENV)
+	@touch $@
+
+demo: setup ## the main job on this machine: bake, boot, fetch a secret, relay a mail, show it
+	@$(BIN)/builder demo
+
+check: setup ## lint, types and the fast tests: under a minute
+	@$(BIN)/pytest -q -n 2 --dist worksteal
+
+test: setup ## all tests, a VM bake and boot among them
+	@$(BIN)/pytest -n 2 --dist worksteal
+	@$(BIN)/pytest -m '($(SLOW)) and not releases'
+
+test-releases: setup ## the VM tests on every release
+	@$(BIN)/pytest -m 'vm or releases'
+
+docs: setup ## write again what README.md and CONTRIBUTING.md take from the code
+	@$(BIN)/python tools/docs.py
+
+bench: setup ## every figure in the README, measured anew; one JSON file each in bench/results/
+	@mkdir -p bench/results
+	@for bench in $(BENCHES); do \
+	    name=$$(basename "$$bench" .py); \
+	    $(BIN)/python "$$bench" --json | tee "bench/results/$$name.json"; \
+	done
+
+packer: ## a current Packer and its amazon plugin, built from Go modules into .tools/
+	@tools/build-packer.sh
+
+lock: ## pin the dependencies of pyproject.toml anew (needs uv)
+	@requirements/lock.sh
+
+clean: ## everything that make put here but images/ and .tools/
+	@rm -rf $(VENV) dist .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache bench/results
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
