@@ -1,0 +1,152 @@
+"""The one door to AWS: clients, and boto3's errors turned into ours."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, overload
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+from builder.errors import BuilderError
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_sts import STSClient
+
+# What the caller can do about the codes that are met most.
+_HINTS = {
+    "AccessDeniedException": "Give this role the permission, on this resource; see README.md, Permissions",
+    "UnauthorizedOperation": "Give this role the permission, on this resource; see README.md, Permissions",
+    "ExpiredTokenException": "Log in again, for example with `aws sso login`",
+    "ExpiredToken": "Log in again, for example with `aws sso login`",
+    "InvalidSignatureException": "Set this machine's clock: signatures are valid for 5 minutes",
+    "UnrecognizedClientException": "Check which credentials are used: `aws sts get-caller-identity`",
+    "InvalidClientTokenId": "Check which credentials are used: `aws sts get-caller-identity`",
+    "AuthFailure": "Check which credentials are used: `aws sts get-caller-identity`",
+}
+
+
+class AwsError(BuilderError):
+    """A call to AWS failed; `code` is AWS's own, as `ResourceNotFoundException`, or empty."""
+
+    def __init__(self, message: str, *, code: str, hint: str | None) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Credentials given explicitly; without them boto3 finds them as the `aws` command does."""
+
+    access_key_id: str
+    secret_access_key: str
+    session_token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Credentials(access_key_id={self.access_key_id!r}, …)"
+
+
+@overload
+def client(
+    service: Literal["secretsmanager"],
+    *,
+    region: str,
+    endpoint: str | None = None,
+    credentials: Credentials | None = None,
+    timeout_seconds: float = 10,
+    attempts: int = 4,
+) -> SecretsManagerClient: ...
+@overload
+def client(
+    service: Literal["ec2"],
+    *,
+    region: str,
+    endpoint: str | None = None,
+    credentials: Credentials | None = None,
+    timeout_seconds: float = 10,
+    attempts: int = 4,
+) -> EC2Client: ...
+@overload
+def client(
+    service: Literal["sts"],
+    *,
+    region: str,
+    endpoint: str | None = None,
+    credentials: Credentials | None = None,
+    timeout_seconds: float = 10,
+    attempts: int = 4,
+) -> STSClient: ...
+def client(
+    service: Literal["secretsmanager", "ec2", "sts"],
+    *,
+    region: str,
+    endpoint: str | None = None,
+    credentials: Credentials | None = None,
+    timeout_seconds: float = 10,
+    attempts: int = 4,
+) -> Any:
+    """Return a boto3 client whose every wait is bounded; `endpoint` replaces AWS's own.
+
+    Nothing is called yet. Wrap the calls in `calling(…)`. `attempts` counts the first try.
+    """
+    given = credentials
+    with calling(f"prepare for `{service}` in `{region}`"):
+        return boto3.session.Session().client(
+            service,
+            region_name=region,
+            endpoint_url=endpoint,
+            aws_access_key_id=given.access_key_id if given else None,
+            aws_secret_access_key=given.secret_access_key if given else None,
+            aws_session_token=given.session_token if given else None,
+            config=Config(
+                connect_timeout=timeout_seconds,
+                read_timeout=timeout_seconds,
+                retries={"mode": "standard", "total_max_attempts": attempts},
+                # A proxy of this machine cannot reach a stand-in on its loopback.
+                proxies={} if _is_loopback(endpoint) else None,
+            ),
+        )
+
+
+@contextmanager
+def calling(what: str) -> Iterator[None]:
+    """Turn boto3's errors in the block into AwsError: `Cannot WHAT: code: message`."""
+    try:
+        yield
+    except ClientError as error:
+        raise _from_answer(what, error) from error
+    except NoCredentialsError as error:
+        raise AwsError(
+            f"Cannot {what}: there are no AWS credentials",
+            code="NoCredentials",
+            hint="Log in with `aws configure sso` or set AWS_PROFILE",
+        ) from error
+    except BotoCoreError as error:
+        raise AwsError(f"Cannot {what}: {error}", code="", hint="Check region and network") from error
+    except ValueError as error:  # botocore: an endpoint that is no URL
+        raise AwsError(f"Cannot {what}: {error}", code="", hint="Check the endpoint") from error
+
+
+def _from_answer(what: str, error: ClientError) -> AwsError:
+    answer = error.response.get("Error", {})
+    code = str(answer.get("Code", ""))
+    return AwsError(
+        f"Cannot {what}: {code}: {answer.get('Message', '')}".rstrip(": "),
+        code=code,
+        hint=_HINTS.get(code),
+    )
+
+
+def _is_loopback(endpoint: str | None) -> bool:
+    host = urlsplit(endpoint or "").hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
