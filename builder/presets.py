@@ -7,6 +7,7 @@ at an entry of the file's `sources`, which has the address and the date of the p
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from datetime import date
 from functools import lru_cache
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from builder import assets
 from builder.errors import BuilderError, ConfigError
+from builder.preset_regex import posix_problem, rewrite_problem
 
 T = TypeVar("T")
 TlsMode = Literal["starttls", "implicit"]
@@ -25,9 +27,9 @@ ReplyMeaning = Literal["throttle", "quota", "credential", "greylist", "session_l
 
 
 class Model(BaseModel):
-    """Frozen, and an unknown key is a mistake rather than ignored."""
+    """Frozen, and an unknown key is a mistake rather than ignored; errors never repeat the input."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Source(Model):
@@ -39,11 +41,16 @@ class Source(Model):
 
 
 class Sourced(Model, Generic[T]):
-    """A value with the key of its source; `unofficial` marks one that the provider does not publish."""
+    """A value with the key of its source.
+
+    `unofficial`: the provider does not publish it, or we could not read where it does. `advice`: the
+    provider recommends it but takes more. Configuration may go beyond either, not beyond the others.
+    """
 
     value: T
     source: str
     unofficial: bool = False
+    advice: bool = False
     note: str = ""
 
 
@@ -70,19 +77,23 @@ class SecretShape(Model):
     derive: Literal["ses_smtp_v4"] | None = None
     mechanism: Literal["password", "xoauth2"] = "password"
     token_url: str | None = None
-    """XOAUTH2 only: where the refresh token is exchanged; a template over the field names."""
+    """XOAUTH2 only: where an access token is fetched; a template over the field names."""
+    grant: Literal["refresh_token", "client_credentials"] | None = None
+    """XOAUTH2 only: the OAuth 2.0 grant; `password` is then the refresh token or the client secret."""
+    scope: str | None = None
+    """XOAUTH2 only: the scope asked for."""
     source: str
 
     @model_validator(mode="after")
     def _templates_use_fields(self) -> SecretShape:
-        known = {name: "" for name in self.fields}
+        known = dict.fromkeys(self.fields, "")
         for template in (self.username, self.password, self.token_url or ""):
             try:
                 template.format_map(known)
             except KeyError as error:
-                raise ValueError(
-                    f"`{template}` uses {error}, which is not one of the fields"
-                ) from None
+                raise ValueError(f"`{template}` uses {error}, which is not one of the fields") from None
+        if (self.mechanism == "xoauth2") != bool(self.token_url and self.grant):
+            raise ValueError("`token_url` and `grant` belong to mechanism `xoauth2`, and it needs both")
         return self
 
 
@@ -95,8 +106,10 @@ class Limits(Model):
     connections: Sourced[int] | None = None
     """Sessions at once, for the whole account or address."""
     messages_per_connection: Sourced[int] | None = None
+    """Messages in one session, after which the provider ends it or asks for a new one."""
     messages_per_second: Sourced[float] | None = None
     messages_per_day: Sourced[int] | None = None
+    recipients_per_day: Sourced[int] | None = None
 
 
 class Delivery(Model):
@@ -118,9 +131,40 @@ class Reply(Model):
 
     pattern: str
     meaning: ReplyMeaning
+    example: str
+    """The reply as the source shows it."""
     rewrite: str | None = None
     source: str
+    unofficial: bool = False
     note: str = ""
+
+    @model_validator(mode="after")
+    def _works(self) -> Reply:
+        problem = posix_problem(self.pattern)
+        if problem is None and not re.search(self.pattern, self.example):
+            problem = "it does not match its example"
+        if problem is None and self.rewrite is not None:
+            problem = rewrite_problem(self.pattern, self.rewrite, self.example)
+        if problem:
+            raise ValueError(f"`{self.pattern}`: {problem}")
+        return self
+
+
+class OtherHost(Model):
+    """Names of the same service that `upstream.host` may hold in place of the preset's own."""
+
+    pattern: str
+    """Regular expression over the whole name."""
+    example: str
+    what: str
+    source: str
+
+
+class Note(Model):
+    """A fact about the provider that no other key holds."""
+
+    text: str
+    source: str
 
 
 class Preset(Model):
@@ -132,8 +176,11 @@ class Preset(Model):
     checked: date
     sources: Mapping[str, Source]
     hosts: Sourced[Mapping[str, str]]
-    """Region → host name; `default` for a provider without regions. A `{region}` in the value is filled in."""
+    """Region → host name, `default` for a provider without regions. `{region}` in a value is filled in."""
     regions_note: str = ""
+    host_is_yours: bool = False
+    """The host is given in relay.yaml (preset `custom`); any port may be."""
+    other_hosts: tuple[OtherHost, ...] = ()
     ports: tuple[Port, ...]
     default_port: int
     tls_required: Sourced[bool]
@@ -149,12 +196,19 @@ class Preset(Model):
     accepts_null_sender: Sourced[bool] | None = None
     headers: Mapping[str, str] = Field(default_factory=dict)
     """Header name → what it does, of headers that the provider reads (X-SES-CONFIGURATION-SET)."""
+    notes: tuple[Note, ...] = ()
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Preset:
-        problems = [*_unknown_sources(self), *_port_problems(self)]
-        if not self.secret_shapes:
-            problems.append("`secret_shapes` is empty")
+        problems = [
+            *_unknown_sources(self),
+            *_port_problems(self),
+            *_host_problems(self),
+            *_shape_problems(self),
+            *_delivery_problems(self),
+        ]
+        if not any(reply.rewrite and reply.example.startswith("530") for reply in self.replies):
+            problems.append("`replies` has no rewrite of 530; Postfix bounces on it when a login is missing")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -162,11 +216,17 @@ class Preset(Model):
     @property
     def has_regions(self) -> bool:
         """Whether the host depends on a region."""
-        return "default" not in self.hosts.value
+        return not self.host_is_yours and "default" not in self.hosts.value
 
     def host(self, region: str | None) -> str:
         """Return the host name for a region; ConfigError when the provider is not there."""
         hosts = self.hosts.value
+        if self.host_is_yours:
+            raise ConfigError(
+                f"preset `{self.name}`",
+                ["`upstream.host` is missing; this preset has no host of its own"],
+                hint="Set `upstream.host:` to your provider's SMTP host name",
+            )
         if not self.has_regions:
             return hosts["default"]
         if region is None:
@@ -185,8 +245,18 @@ class Preset(Model):
         return hosts[region].format(region=region)
 
     def tls_mode(self, port: int) -> TlsMode:
-        """Return how TLS begins on a port; KeyError for a port that the preset does not list."""
-        return {known.port: known.tls for known in self.ports}[port]
+        """Return how TLS begins on a port; KeyError for a port that the preset does not allow.
+
+        On a port that only `custom` allows it is STARTTLS.
+        """
+        known = {known.port: known.tls for known in self.ports}
+        return known.get(port, "starttls") if self.host_is_yours else known[port]
+
+    def accepts_host(self, host: str) -> bool:
+        """Whether `upstream.host` may be this name: one of the preset's, or any where it has none."""
+        own = {name.format(region=region) for region, name in self.hosts.value.items()}
+        others = any(re.fullmatch(other.pattern, host) for other in self.other_hosts)
+        return self.host_is_yours or others or host in own
 
 
 def _port_problems(preset: Preset) -> list[str]:
@@ -196,10 +266,52 @@ def _port_problems(preset: Preset) -> list[str]:
     return []
 
 
+def _host_problems(preset: Preset) -> list[str]:
+    problems = [
+        f"`other_hosts`: `{other.pattern}` does not match its example `{other.example}`"
+        for other in preset.other_hosts
+        if not re.fullmatch(other.pattern, other.example)
+    ]
+    if bool(preset.hosts.value) == preset.host_is_yours:
+        problems.append("`hosts` is to be empty with `host_is_yours`, and only then")
+    return problems
+
+
+def _shape_problems(preset: Preset) -> list[str]:
+    """Find shapes that are never taken: the first whose fields are all in the secret is."""
+    shapes = preset.secret_shapes
+    problems = [] if shapes else ["`secret_shapes` is empty"]
+    for index, later in enumerate(shapes):
+        for earlier in shapes[:index]:
+            if set(earlier.fields) <= set(later.fields):
+                problems.append(f"secret shape `{later.name}` is never reached: `{earlier.name}` comes first")
+    offered = {"xoauth2" if name == "xoauth2" else "password" for name in preset.mechanisms}
+    problems += [
+        f"secret shape `{shape.name}` needs `{shape.mechanism}`, which `mechanisms` does not have"
+        for shape in shapes
+        if shape.mechanism not in offered
+    ]
+    return problems
+
+
+def _delivery_problems(preset: Preset) -> list[str]:
+    ours, limits, problems = preset.delivery, preset.limits, []
+    if ours.initial_concurrency > ours.concurrency:
+        problems.append("`delivery.initial_concurrency` is above `delivery.concurrency`")
+    if limits.connections and ours.concurrency > limits.connections.value:
+        problems.append("`delivery.concurrency` is above `limits.connections`")
+    cap = limits.messages_per_connection
+    if cap and ours.messages_per_connection > cap.value:
+        problems.append("`delivery.messages_per_connection` is above `limits.messages_per_connection`")
+    return problems
+
+
 def _unknown_sources(preset: Preset) -> list[str]:
     used = {
         preset.hosts.source,
         preset.tls_required.source,
+        *(other.source for other in preset.other_hosts),
+        *(note.source for note in preset.notes),
         *(port.source for port in preset.ports),
         *(shape.source for shape in preset.secret_shapes),
         *(reply.source for reply in preset.replies),
@@ -207,7 +319,11 @@ def _unknown_sources(preset: Preset) -> list[str]:
     }
     if preset.accepts_null_sender is not None:
         used.add(preset.accepts_null_sender.source)
-    return [f"`{key}` is not in `sources`" for key in sorted(used - set(preset.sources))]
+    unused = set(preset.sources) - used
+    return [
+        *(f"`{key}` is not in `sources`" for key in sorted(used - set(preset.sources))),
+        *(f"`sources.{key}` is not used by any value" for key in sorted(unused)),
+    ]
 
 
 def preset_names() -> list[str]:
@@ -231,19 +347,16 @@ def load_preset(name: str) -> Preset:
 def read_preset(path: Path) -> Preset:
     """Read one preset file; ConfigError lists every mistake in it."""
     try:
-        raw: Any = yaml.safe_load(path.read_text())
+        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConfigError(path.name, [f"not YAML: {error}"]) from error
     try:
         preset = Preset.model_validate(raw)
     except ValidationError as error:
         problems = [
-            f"`{'.'.join(str(part) for part in item['loc'])}`: {item['msg']}"
-            for item in error.errors()
+            f"`{'.'.join(str(part) for part in item['loc'])}`: {item['msg']}" for item in error.errors()
         ]
         raise ConfigError(path.name, problems) from error
     if preset.name != path.stem:
-        raise ConfigError(
-            path.name, [f"`name` is `{preset.name}`, expected `{path.stem}` as the file"]
-        )
+        raise ConfigError(path.name, [f"`name` is `{preset.name}`, expected `{path.stem}` as the file"])
     return preset

@@ -31,7 +31,6 @@ def load_config(path: Path | None, flags: Mapping[str, Any] | None = None) -> Re
         return RelayConfig.model_validate(raw)
     except ValidationError as error:
         problems = [
-            f"`{'.'.join(str(part) for part in item['loc'])}`: {item['msg']}"
-            for item in error.errors()
+            f"`{'.'.join(str(part) for part in item['loc'])}`: {item['msg']}" for item in error.errors()
         ]
         raise ConfigError(source, problems) from error

@@ -17,9 +17,7 @@ _HOST_NAME = re.compile(
 
 def _host_name(value: str) -> str:
     if not _HOST_NAME.fullmatch(value.lower()):
-        raise ValueError(
-            f"`{value}` is not a fully qualified host name such as `relay.example.com`"
-        )
+        raise ValueError(f"`{value}` is not a fully qualified host name such as `relay.example.com`")
     return value.lower()
 
 
