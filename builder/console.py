@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from traceback import format_exception
 from typing import Any
 
 import click
@@ -127,3 +128,9 @@ def step(title: str) -> Iterator[Step]:
     if live is not None:
         live.stop()
     say(f"✓ {title} ({format_seconds(current.seconds)})")
+
+
+def traceback(error: BaseException) -> None:
+    """Print an error's traceback to stderr, for `--debug`."""
+    lines = format_exception(error)
+    _err.print("".join(lines), markup=False, end="")

@@ -1,0 +1,86 @@
+"""The command line: one module per verb, loaded only when that verb runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from builder.cli.verbs import VERBS, Verbs
+from builder.errors import BuilderError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class _Stopped(KeyboardInterrupt):
+    """A signal that ends the program as Ctrl-C does, so that everything is cleaned up."""
+
+    number: int = signal.SIGINT
+
+
+@click.group(
+    cls=Verbs,
+    verbs=VERBS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with `builder render --preset ses`: it needs no tool and no account.",
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="smtp-relay-builder", prog_name="builder")
+def cli(debug: bool) -> None:
+    """Bake golden images of an SMTP relay, prove that they relay mail, and launch them."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and end: 0 done, 1 it failed, 2 wrong usage, 128 + N stopped by signal N."""
+    words = sys.argv[1:] if arguments is None else arguments
+    for number in _SIGNALS:
+        if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores SIGHUP; that stays
+            signal.signal(number, _stop)
+    sys.exit(_run(words))
+
+
+def _run(words: list[str]) -> int:
+    try:
+        return int(cli.main(words, prog_name="builder", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BuilderError as error:
+        return _failed(error, words)
+    except (click.Abort, KeyboardInterrupt) as error:
+        return _interrupted(error)
+    except BrokenPipeError:
+        return _reader_left()
+
+
+def _failed(error: BuilderError, words: list[str]) -> int:
+    from builder import console
+
+    if "--debug" in words:
+        console.traceback(error)
+    console.fail(error)
+    return 1
+
+
+def _interrupted(error: BaseException) -> int:
+    """Say it in one line; by now every `with` block has cleaned up."""
+    cause = error if isinstance(error, _Stopped) else error.__context__
+    number = cause.number if isinstance(cause, _Stopped) else signal.SIGINT
+    click.echo("stopped; nothing is left running", err=True)
+    return 128 + number
+
+
+def _reader_left() -> int:
+    """Keep Python from complaining when it flushes stdout: `builder render … | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    stopped = _Stopped()
+    stopped.number = number
+    raise stopped

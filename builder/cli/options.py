@@ -1,0 +1,114 @@
+"""Options that several verbs share, and the configuration that they make."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from builder.config import RelayConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_BASE = "ubuntu-24.04"
+DEFAULT_CONFIG = Path("relay.yaml")
+
+
+@dataclass(frozen=True)
+class ConfigFlags:
+    """The flags of `config_options` as they were given; `read` makes the configuration of them."""
+
+    config: Path | None
+    keys: Mapping[str, Any]
+
+    def read(self) -> RelayConfig:
+        """Read relay.yaml, if there is one to read, and put the flags over it."""
+        from builder.config import load_config
+
+        config = self.config
+        if config is None and not self.keys["preset"]:
+            if not DEFAULT_CONFIG.exists():
+                raise click.UsageError(
+                    "Give a provider with `--preset`, such as `--preset ses`, "
+                    "or write a relay.yaml with `builder init`."
+                )
+            config = DEFAULT_CONFIG
+        return load_config(config, self.keys)
+
+
+_CONFIG_OPTIONS = (
+    click.option(
+        "--preset",
+        metavar="NAME",
+        shell_complete=lambda _ctx, _param, begun: _presets_beginning(begun),
+        help="The mail provider; `builder presets` lists them.",
+    ),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="A relay.yaml. Without it and --preset, the one in this folder.",
+    ),
+    click.option("--region", help="The provider's region, such as eu-west-1."),
+    click.option("--hostname", help="The relay's own name."),
+    click.option("--domain", help="The domain for senders that have none."),
+    click.option("--network", "networks", multiple=True, help="Who may relay; may be repeated."),
+    click.option("--secret", metavar="NAME", help="The secret's name in Secrets Manager."),
+)
+
+
+def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--config`, `--preset` and the flags that stand over the file's keys, as the argument `flags`."""
+
+    @functools.wraps(function)
+    def with_flags(*, config: Path | None, networks: tuple[str, ...], **given: Any) -> Any:
+        keys = {name: given.pop(name) for name in ("preset", "region", "hostname", "domain", "secret")}
+        return function(flags=ConfigFlags(config, {**keys, "networks": list(networks) or None}), **given)
+
+    decorated: Callable[..., Any] = with_flags
+    for option in reversed(_CONFIG_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+def base_option(function: F) -> F:
+    """Add `--base`: a release by name, or a local image."""
+    option = click.option(
+        "--base",
+        default=DEFAULT_BASE,
+        show_default=True,
+        metavar="NAME|FILE",
+        shell_complete=_complete_base,
+        help="What the image is made from; `builder base list` shows the names.",
+    )
+    return option(function)
+
+
+def json_option(function: F) -> F:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(function)
+
+
+def images_folder() -> Path:
+    """Return the folder that holds the images: `$BUILDER_IMAGES`, or `images` in this folder."""
+    return Path(os.environ.get("BUILDER_IMAGES") or "images")
+
+
+def _presets_beginning(begun: str) -> list[str]:
+    from builder.presets import preset_names
+
+    return [name for name in preset_names() if name.startswith(begun)]
+
+
+def _complete_base(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    from builder.releases import RELEASES
+
+    names = [CompletionItem(name) for name in RELEASES if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]

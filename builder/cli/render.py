@@ -1,0 +1,58 @@
+"""`builder render`: every file that would go into an image, without any tool or account."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from builder import console
+from builder.cli.options import ConfigFlags, base_option, config_options, json_option
+from builder.cli.verbs import Verb
+from builder.errors import BuilderError
+
+
+@click.command(cls=Verb, example="builder render --preset ses --region eu-west-1 --out rendered")
+@config_options
+@base_option
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Write the files to this folder."
+)
+@json_option
+def command(flags: ConfigFlags, base: str, out: Path | None, as_json: bool) -> None:
+    """Write every file that would go into an image: to a folder with --out, else to the screen.
+
+    What is below `root/` goes to that place in the image. --base is a release here, not a file.
+    """
+    from builder.releases import get_release
+    from builder.render import render
+
+    files = render(flags.read(), get_release(base))
+    if out is not None:
+        write(files, out)
+        console.say(f"Wrote {len(files)} files to {out}")
+    if as_json:
+        console.out_json(files)
+    elif out is None:
+        for path, text in sorted(files.items()):
+            console.out(f"==> {path} <==\n{text}")
+    else:
+        console.out("\n".join(str(out / path) for path in sorted(files)))
+
+
+def write(files: dict[str, str], folder: Path) -> None:
+    """Write rendered files; BuilderError when the folder holds something else."""
+    strangers = [path for path in _files_in(folder) if path not in files]
+    if strangers:
+        raise BuilderError(
+            f"`{folder}` holds files that this would not write, such as `{sorted(strangers)[0]}`",
+            hint="Choose an empty folder, or delete that one first",
+        )
+    for path, text in files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+
+
+def _files_in(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

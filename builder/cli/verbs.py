@@ -1,0 +1,66 @@
+"""The table of verbs, and the group that loads a verb's module when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+# Verb → what it does, in the order of the work. Each is `command` in the module of its name.
+VERBS: Mapping[str, str] = {
+    "presets": "List the mail providers, or show one with its limits and sources.",
+    "render": "Write every file that would go into an image, without any tool or account.",
+    "completion": "Print the script that completes builder's commands in a shell.",
+}
+
+
+class Verb(click.Command):
+    """A command whose help ends with an example that can be pasted."""
+
+    def __init__(self, *, example: str, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.example = example
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example as it is: no line of it is wrapped."""
+        with formatter.section("Example"):
+            for line in self.example.splitlines():
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+
+class Verbs(click.Group):
+    """A group whose commands are modules of this package; `--help` imports none of them."""
+
+    def __init__(self, *, verbs: Mapping[str, str], **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.verbs = verbs
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the verbs in the order of the table."""
+        return list(self.verbs)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one verb; None when there is no such verb."""
+        if cmd_name not in self.verbs:
+            return None
+        module = importlib.import_module(f"builder.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest verb when there is no such verb."""
+        if args and not args[0].startswith("-") and args[0] not in self.verbs:
+            near = difflib.get_close_matches(args[0], self.verbs, n=1)
+            mend = f"Did you mean `{near[0]}`?" if near else f"There are {', '.join(self.verbs)}."
+            ctx.fail(f"There is no command `{args[0]}`. {mend}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.verbs.items()))
