@@ -1,0 +1,88 @@
+"""Read Packer's output: what it is doing, how long each phase took, why it failed, and the files in it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Packer's words for why: a build that failed, and a template that it refuses.
+_FAILED = re.compile(r"^Build '[^']+' errored after [^:]*: (.+)|^(?:==> [\w.-]+: )?Error: (.+)")
+# What a line of Packer's output says about the phase; the first that fits. `BUILDER-PHASE` lines come from
+# build.pkr.hcl, the others are Packer's own words, the same from 1.6.6 to 1.16.
+_PHASES: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (re.compile(r"BUILDER-PHASE install"), "install", "installing packages"),
+    (re.compile(r"BUILDER-PHASE configure"), "configure", "configuring the relay"),
+    (re.compile(r"BUILDER-PHASE seal"), "seal", "sealing the image"),
+    (re.compile(r"Starting VM|Launching a source AWS instance"), "boot", "booting, waiting for SSH"),
+    (re.compile(r"Connected to SSH"), "upload", "connected"),
+    (re.compile(r"Gracefully halting|Stopping the source instance"), "shutdown", "shutting down"),
+    (re.compile(r"Creating AMI|Waiting for AMI"), "snapshot", "waiting for the AMI"),
+    (re.compile(r"Terminating the source AWS instance"), "cleanup", "deleting what the bake needed"),
+)
+# What a machine prints is behind the name of its build: `    qemu.relay: text`, or `==> qemu.relay: text`.
+_PREFIX = re.compile(r"^(?:==>|   ) [\w.-]+: ?")
+_BEGIN = re.compile(r"^BUILDER-DIAG begin ([\w.-]+)\s*$")
+_END = re.compile(r"^BUILDER-DIAG end\s*$")
+
+
+@dataclass
+class Progress:
+    """Reads Packer's output as it grows, and keeps phase, seconds by phase, and what failed."""
+
+    log: Path
+    note: Callable[[str], None]
+    phase: str = "prepare"
+    timings: dict[str, float] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    _offset: int = 0
+    _since: float = field(default_factory=time.monotonic)
+
+    def update(self) -> None:
+        """Read what is new; a line that is not whole yet waits for the next call."""
+        with self.log.open("rb") as stream:
+            stream.seek(self._offset)
+            new = stream.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.decode("utf-8", errors="replace").splitlines():
+            self._read(line)
+
+    def finish(self) -> None:
+        """Close the last phase."""
+        now = time.monotonic()
+        self.timings[self.phase] = round(self.timings.get(self.phase, 0.0) + now - self._since, 2)
+        self._since = now
+
+    def _read(self, line: str) -> None:
+        failed = _FAILED.match(line)
+        if failed:
+            self.reasons.append((failed[1] or failed[2]).strip())
+            return
+        for pattern, phase, text in _PHASES:
+            if pattern.search(line):
+                if phase != self.phase:
+                    self.finish()
+                    self.phase = phase
+                    self.note(text)
+                return
+
+
+def cut_files(log: Path) -> dict[str, str]:
+    """Return the files that the scripts printed between `BUILDER-DIAG` lines, name to text."""
+    files: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    if not log.exists():
+        return {}
+    for raw in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        line = _PREFIX.sub("", raw)
+        begin = _BEGIN.match(line)
+        if begin:
+            current = files[begin[1]] = []
+        elif _END.match(line):
+            current = None
+        elif current is not None:
+            current.append(line)
+    return {name: "\n".join(lines).strip("\n") + "\n" for name, lines in files.items()}

@@ -1,0 +1,227 @@
+"""Stage the Packer template for one run, and find its mistakes before Packer does."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder import assets
+from builder import packer as packer_module
+from builder.errors import BuilderError, ConfigError
+from builder.packer import BUILDERS, PLUGINS, Packer, Target
+
+VALUES_FILE = "run.auto.pkrvars.json"
+SCRIPTS = ("install.sh", "configure.sh", "seal.sh", "finish.sh", "diag.sh")
+_SOURCES = re.compile(r"(\bsources\s*=\s*)\[([^\]]*)\]")
+_REFERENCE = re.compile(r"(?<![\w.])var\.([A-Za-z_][\w-]*)")
+# Blocks that 1.6.6 refuses (facts: tried), and what came with 1.7.
+_NEEDS_1_7 = ("local", "data", "hcp_packer_registry")
+
+
+@dataclass
+class Template:
+    """What the files of a template declare and use; `variables` maps a name to its block."""
+
+    variables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)
+    sources: set[str] = field(default_factory=set)
+    too_new: list[str] = field(default_factory=list)
+
+
+def stage(folder: Path, into: Path, *, packer: Packer, target: Target, values: Mapping[str, Any]) -> Path:
+    """Copy a template into a run's workspace, as this Packer and this target need it.
+
+    `*.qemu.pkr.hcl` and `*.ami.pkr.hcl` go along only for their target, `plugins.*` only when this Packer
+    takes plugins. `values` become `run.auto.pkrvars.json`. Returns `into`; nothing of `folder` is changed.
+    Errors: ConfigError with every variable that is missing, unknown or of another type.
+    """
+    if not any(folder.glob("*.pkr.hcl")):
+        raise BuilderError(
+            f"`{folder}` holds no `*.pkr.hcl` file",
+            hint="Point `--packer-dir` at a folder with a Packer template",
+        )
+    installed = PLUGINS[target] in packer.plugins()
+    with_plugins = installed or not packer.bundles_plugins
+    into.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.glob("*.pkr*")):
+        if _is_wanted(path.name, target=target, with_plugins=with_plugins):
+            text = _narrow(path.read_text(encoding="utf-8"), BUILDERS[target])
+            (into / path.name).write_text(text, encoding="utf-8")
+    check(into, values, packer=packer, target=target, shown_as=folder)
+    (into / VALUES_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    if with_plugins and not installed:
+        packer_module.install_plugin(packer, target, into)
+    return into
+
+
+def script_files(folder: Path) -> dict[str, Path]:
+    """Find the scripts for the payload, the template's own or else builder's: `scripts/x.sh` to its file."""
+    scripts = folder / "scripts"
+    if not scripts.is_dir():
+        scripts = assets.folder("packer") / "scripts"
+    missing = [name for name in SCRIPTS if not (scripts / name).is_file()]
+    if missing:
+        raise BuilderError(
+            f"`{scripts}` has no {', '.join(f'`{name}`' for name in missing)}",
+            hint="Copy the folder `scripts` of builder's own template, then change it",
+        )
+    return {f"scripts/{path.name}": path for path in sorted(scripts.iterdir()) if path.is_file()}
+
+
+def check(
+    folder: Path, values: Mapping[str, Any], *, packer: Packer, target: Target, shown_as: Path | None = None
+) -> None:
+    """Compare a staged template with the values it will get.
+
+    Errors: ConfigError naming every missing, unknown and mistyped variable, and every block that this
+    Packer is too old for.
+    """
+    template = read(folder)
+    given = {**_user_values(folder), **values}
+    problems = [
+        *_unknown(template, given),
+        *_missing(template, given),
+        *_mistyped(template, given),
+        *(
+            f"`var.{name}` is used in {where}, but no variable `{name}` is declared"
+            for name, where in sorted(template.references.items())
+            if name not in template.variables
+        ),
+    ]
+    if BUILDERS[target] not in template.sources:
+        problems.append(f"no source `{BUILDERS[target]}` is there for target `{target}`")
+    if not packer.knows_plugins:
+        problems += [
+            f"{block} needs Packer 1.7 or newer; this one is {packer.version}" for block in template.too_new
+        ]
+    if problems:
+        raise ConfigError(f"Packer template `{shown_as or folder}`", problems)
+
+
+def read(folder: Path) -> Template:
+    """Read every `*.pkr.hcl` file of a folder. Errors: ConfigError with file, line and column."""
+    import hcl2  # 0.2 s
+    from lark.exceptions import UnexpectedInput
+
+    template = Template()
+    for path in sorted(folder.glob("*.pkr.hcl")):
+        try:
+            content = hcl2.loads(path.read_text(encoding="utf-8"))
+        except UnexpectedInput as error:
+            raise ConfigError(
+                f"Packer template `{path.name}`",
+                [f"line {error.line}, column {error.column} cannot be read as HCL"],
+                hint="Run `packer fmt` on the folder: it names the mistake",
+            ) from error
+        _collect(template, content, path.name)
+    return template
+
+
+def _collect(template: Template, content: Mapping[str, Any], file: str) -> None:
+    for block in content.get("variable", []):
+        for label, body in block.items():
+            if label.startswith('"'):
+                template.variables[label.strip('"')] = body
+    for block in content.get("source", []):
+        template.sources.update(label.strip('"') for label in block if label.startswith('"'))
+    template.too_new += [f"`{kind}` in {file}" for kind in _NEEDS_1_7 if kind in content]
+    for text in _strings(content):
+        if "${" in text:
+            for name in _REFERENCE.findall(text):
+                template.references.setdefault(name, file)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if key != "__comments__":
+                yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _unknown(template: Template, given: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for name in sorted(set(given) - set(template.variables)):
+        near = difflib.get_close_matches(name, template.variables, n=1)
+        hint = f"; is `{near[0]}` meant to be it?" if near else ""
+        problems.append(f"variable `{name}` is set for this run, but the template does not declare it{hint}")
+    return problems
+
+
+def _missing(template: Template, given: Mapping[str, Any]) -> list[str]:
+    return [
+        f"variable `{name}` has no default and no value"
+        for name, body in sorted(template.variables.items())
+        if "default" not in body and name not in given
+    ]
+
+
+def _mistyped(template: Template, given: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for name, value in sorted(given.items()):
+        declared = str(template.variables.get(name, {}).get("type", "any"))
+        declared = declared.removeprefix("${").removesuffix("}")
+        if value is not None and not _fits(declared, value):
+            problems.append(f"variable `{name}` is declared as {declared}, but its value is {_kind(value)}")
+    return problems
+
+
+def _fits(declared: str, value: Any) -> bool:
+    """Whether a value is of a declared type; objects and tuples are not looked into."""
+    outer, _, rest = declared.partition("(")
+    inner = rest.removesuffix(")") or "any"
+    if outer in ("list", "set"):
+        return isinstance(value, list) and all(_fits(inner, item) for item in value)
+    if outer == "map":
+        return isinstance(value, Mapping) and all(_fits(inner, item) for item in value.values())
+    scalar = {"string": "a string", "number": "a number", "bool": "a bool"}.get(outer)
+    return scalar is None or _kind(value) == scalar
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "a bool"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "a list" if isinstance(value, list) else "a map"
+
+
+def _user_values(folder: Path) -> dict[str, Any]:
+    """Values that a user's own folder brings along; ours are read last and win."""
+    values: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.auto.pkrvars.json")):
+        if path.name != VALUES_FILE:
+            values.update(json.loads(path.read_text(encoding="utf-8")))
+    for path in sorted(folder.glob("*.auto.pkrvars.hcl")):
+        import hcl2
+
+        content = hcl2.loads(path.read_text(encoding="utf-8"))
+        values.update({name: value for name, value in content.items() if not name.startswith("__")})
+    return values
+
+
+def _is_wanted(name: str, *, target: Target, with_plugins: bool) -> bool:
+    other = ".ami." if target == "qemu" else ".qemu."
+    return name != VALUES_FILE and other not in name and (with_plugins or not name.startswith("plugins."))
+
+
+def _narrow(text: str, builder: str) -> str:
+    """Keep only the sources of one builder: a Packer without the other's plugin refuses the build."""
+
+    def keep(match: re.Match[str]) -> str:
+        names = [item.strip() for item in match.group(2).split(",") if item.strip()]
+        kept = [item for item in names if f"source.{builder}." in item]
+        return f"{match.group(1)}[{', '.join(kept or names)}]"
+
+    return _SOURCES.sub(keep, text)
