@@ -172,6 +172,8 @@ class Behaviour:
             raise BuilderError("The behaviour `certificate` needs a `certificate` other than `good`")
         if self.fault in _FIXED_STAGE and self.stage not in (None, _STAGES[self.fault]):
             raise BuilderError(f"The behaviour `{self.fault}` acts only at `{_STAGES[self.fault]}`")
+        if self.acts_at is Stage.BODY and self.answer and not self.answer.startswith("421"):
+            raise BuilderError(f"The behaviour `{self.fault}` needs a reply of 421 at `body`")
 
     @property
     def acts_at(self) -> Stage | None:

@@ -284,7 +284,10 @@ class ScriptedSMTP(aiosmtpd_smtp.SMTP):
         """Send a reply and record it; a 421 ends the session."""
         text = status.decode("ascii", "replace") if isinstance(status, bytes) else status
         text = await self._last_word(text)
+        # All is recorded before the client can read the reply, so that a test needs no pause.
         self._shared.journal.note_reply(self.seen, self._command, text)
+        if text.startswith("421"):
+            self._shared.journal.close_session(self.seen, "provider")
         await super().push(text)
         if text.startswith("421"):
             self.end(at_once=False)
