@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -50,14 +51,13 @@ def out_json(value: Any) -> None:
 
 
 def out_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table to stdout; each cell is text. Without a terminal it is as wide as it must be."""
+    """Write a table to stdout; each cell is text. Without a terminal no cell is broken: one can grep."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    width = None if sys.stdout.isatty() else 200
-    Console(highlight=False, width=width).print(table)
+    _print_whole(table)
 
 
 def out_fields(fields: Mapping[str, str]) -> None:
@@ -67,7 +67,17 @@ def out_fields(fields: Mapping[str, str]) -> None:
     table.add_column(overflow="fold")
     for name, value in fields.items():
         table.add_row(name, escape(value))
-    Console(highlight=False, soft_wrap=True).print(table)
+    _print_whole(table)
+
+
+def _print_whole(table: Table) -> None:
+    """Print a table to stdout: as wide as the terminal, or without one as wide as it must be."""
+    if sys.stdout.isatty():
+        Console(highlight=False).print(table)
+        return
+    text = io.StringIO()
+    Console(file=text, highlight=False, width=100_000).print(table)
+    click.echo("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
 
 
 def format_seconds(seconds: float) -> str:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import click
 
 from builder import console
 from builder.cli.options import json_option
 from builder.cli.verbs import Verb
-
-if TYPE_CHECKING:
-    from builder.presets import Preset
 
 
 @click.command(cls=Verb, example="builder presets\nbuilder presets ses --sources")
@@ -21,103 +18,59 @@ if TYPE_CHECKING:
 @json_option
 def command(name: str | None, sources: bool, as_json: bool) -> None:
     """List the mail providers, or show the one called NAME."""
-    from builder.presets import load_preset, preset_names
+    from builder.preset_view import describe, presets_table
+    from builder.presets import load_preset
 
     if name is None:
-        _list([load_preset(known) for known in preset_names()], as_json)
+        rows = presets_table()
+        if as_json:
+            console.out_json(rows)
+        else:
+            _table(rows, ("preset", "provider", "host", "ports", "message", "recipients"))
         return
-    preset = load_preset(name)
+    preset = describe(load_preset(name), sources=sources)
     if as_json:
-        console.out_json(preset.model_dump(mode="json"))
+        console.out_json(preset)
         return
     _show(preset)
     if sources:
-        _show_sources(preset)
+        console.out("\nWhere each value was read")
+        _table(preset["sources"], ("key", "value", "date", "url", "remark"))
 
 
-def _list(presets: list[Preset], as_json: bool) -> None:
-    if as_json:
-        console.out_json(
-            [{"name": each.name, "title": each.title, "summary": each.summary} for each in presets]
-        )
-        return
-    rows = [(each.name, each.title, _ports(each), each.summary) for each in presets]
-    console.out_table(("PRESET", "PROVIDER", "PORTS", "WHAT IT IS"), rows)
+def _table(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
+    console.out_table([name.upper() for name in columns], [[row[name] for name in columns] for row in rows])
 
 
-def _show(preset: Preset) -> None:
-    console.out(f"{preset.title}: {preset.summary}\n")
+def _show(preset: Mapping[str, Any]) -> None:
+    console.out(f"{preset['title']}: {preset['summary']}\n")
     console.out_fields(dict(_facts(preset)))
-    console.out(f"\nHow to get the credential\n{_indented(preset.get_credential)}")
-    console.out("\nThe secret is a JSON object with one of")
-    for shape in preset.secret_shapes:
-        fields = ", ".join(f'"{field}": …' for field in shape.fields)
-        console.out(f"  {{{fields}}}")
-        for field, meaning in shape.fields.items():
+    console.out(f"\nHow to get the credential\n{_indented(preset['get_credential'])}")
+    console.out("\nThe secret is one of these JSON objects")
+    for secret in preset["secrets"]:
+        console.out("  {" + ", ".join(f'"{field}": "…"' for field in secret["fields"]) + "}")
+        for field, meaning in secret["fields"].items():
             console.out(f"      {field}: {meaning}")
-    if preset.notes:
+    if preset["notes"]:
         console.out("\nGood to know")
-        for note in preset.notes:
-            console.out(_indented(note.text))
+        for note in preset["notes"]:
+            console.out(_indented(note))
 
 
-def _facts(preset: Preset) -> Iterator[tuple[str, str]]:
-    hosts = preset.hosts.value
-    yield "host", "given in relay.yaml" if preset.host_is_yours else ", ".join(sorted(set(hosts.values())))
-    if preset.has_regions:
-        yield "regions", ", ".join(hosts)
-    yield "ports", _ports(preset)
-    yield "log-in", ", ".join(name.upper() for name in preset.mechanisms)
-    for name, limit in preset.limits:
-        if limit is not None:
-            yield name.replace("_", " "), f"{limit.value:,}{_doubt(limit)}"
-    delivery = preset.delivery
-    yield (
-        "we open",
-        f"up to {delivery.concurrency} sessions, {delivery.messages_per_connection} messages each",
-    )
-    yield "because", delivery.reason
-    if preset.sender_must_be_account:
-        yield "sender", "must be the account's own address"
-    yield "checked", preset.checked.isoformat()
-
-
-def _ports(preset: Preset) -> str:
-    starttls = [str(port.port) for port in preset.ports if port.tls == "starttls"]
-    implicit = [str(port.port) for port in preset.ports if port.tls == "implicit"]
-    ways = (("STARTTLS", starttls), ("TLS", implicit))
-    return "; ".join(f"{', '.join(ports)} {way}" for way, ports in ways if ports)
-
-
-def _doubt(value: Any) -> str:
-    if value.unofficial:
-        return " (not published by the provider)"
-    return " (the provider's advice)" if value.advice else ""
+def _facts(preset: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    hosts = preset["hosts"]
+    yield "hosts", "\n".join(dict.fromkeys(hosts.values())) or "given in relay.yaml, `upstream.host`"
+    yield "ports", ", ".join(f"{port['port']} ({port['tls']})" for port in preset["ports"])
+    yield "default port", str(preset["default_port"])
+    yield "log-in", ", ".join(name.upper() for name in preset["mechanisms"])
+    for name, limit in preset["limits"].items():
+        yield name.replace("_", " "), f"{limit:,}"
+    delivery = preset["delivery"]
+    sessions, messages = delivery["concurrency"], delivery["messages_per_connection"]
+    yield "we open", f"up to {sessions} sessions with up to {messages} messages each"
+    yield "because", delivery["reason"]
+    yield "checked", preset["checked"]
 
 
 def _indented(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.strip().splitlines())
-
-
-def _show_sources(preset: Preset) -> None:
-    console.out("\nWhere each value was read")
-    rows = [
-        (path, shown, preset.sources[key].date.isoformat(), preset.sources[key].url)
-        for path, shown, key in _sourced(preset.model_dump(mode="json"), "")
-    ]
-    console.out_table(("KEY", "VALUE", "DATE", "SOURCE"), rows)
-
-
-def _sourced(node: Any, path: str) -> Iterator[tuple[str, str, str]]:
-    """Walk the data: each object with a `source` is one value; yield key, value in short, source."""
-    if isinstance(node, dict):
-        if "source" in node:
-            known = ("value", "port", "pattern", "name", "text", "what")
-            shown = next((str(node[key]) for key in known if node.get(key) is not None), "")
-            yield path, shown if len(shown) <= 60 else shown[:59] + "…", node["source"]
-            return
-        for key, child in node.items():
-            yield from _sourced(child, f"{path}.{key}" if path else key)
-    elif isinstance(node, list):
-        for index, child in enumerate(node):
-            yield from _sourced(child, f"{path}[{index}]")
