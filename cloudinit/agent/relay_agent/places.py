@@ -29,6 +29,11 @@ class Places:
         return self.root / "run/cloud-init/result.json"
 
     @property
+    def cloud_init_status(self) -> Path:
+        """What cloud-init has done so far in this boot; `write_files` belongs to its stage `init`."""
+        return self.root / "run/cloud-init/status.json"
+
+    @property
     def run_dir(self) -> Path:
         """On tmpfs, kept over a restart of the agent (`RuntimeDirectoryPreserve`), gone after a reboot."""
         return self.root / "run/relay"

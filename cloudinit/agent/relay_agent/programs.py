@@ -70,3 +70,27 @@ def start(argv: Sequence[str]) -> subprocess.Popen[bytes]:
         )
     except FileNotFoundError:
         raise Trouble("program-missing", f"`{argv[0]}` is not installed", lasting=True) from None
+
+
+def run_quietly(argv: Sequence[str], *, timeout_seconds: float = 60) -> int:
+    """Run a program without reading what it prints, and return its exit code.
+
+    For programs that leave a child behind which keeps their output open. Errors: as `run`.
+    """
+    try:
+        done = subprocess.run(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise Trouble("program-missing", f"`{argv[0]}` is not installed", lasting=True) from None
+    except subprocess.TimeoutExpired:
+        raise Trouble(
+            "program-slow", f"`{' '.join(argv)}` did not end within {timeout_seconds:.0f} s"
+        ) from None
+    return done.returncode

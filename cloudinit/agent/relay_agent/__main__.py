@@ -1,0 +1,94 @@
+"""Start the agent: what its unit runs."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import traceback
+from types import TracebackType
+from typing import Any
+
+from relay_agent import __version__
+from relay_agent import settings as config
+from relay_agent.agent import Agent, World
+from relay_agent.board import Board
+from relay_agent.door import Door
+from relay_agent.follow import Follower
+from relay_agent.health import Health
+from relay_agent.logs import Log
+from relay_agent.maillog import Event
+from relay_agent.maps import make_private_folder
+from relay_agent.places import Places
+from relay_agent.postfix import Postfix
+from relay_agent.secret import Library
+from relay_agent.traffic import Traffic
+from relay_agent.trouble import Trouble
+from relay_agent.watch import QueueWatcher
+
+
+def main(places: Places | None = None) -> int:
+    """Run until SIGTERM."""
+    places = places or Places()
+    log = Log()
+    _log_crashes(log)
+    # Takes seconds under emulation and needs nothing: it comes first.
+    library = Library()
+    library.start()
+    make_private_folder(places.run_dir)
+    places.been_ready.parent.mkdir(parents=True, exist_ok=True)
+    log.info("start", version=__version__)
+    board = Board(places, Traffic(), version=__version__)
+    postfix = Postfix(places)
+    agent = Agent(places, board, Door(places, postfix, log), log, World(places, library).connect)
+    follower = _serve(places, board, postfix, agent, log)
+    agent.run()
+    follower.stop()
+    return 0
+
+
+def _serve(places: Places, board: Board, postfix: Postfix, agent: Agent, log: Log) -> Follower:
+    """Start what runs beside the loop: health, the mail log, the queue."""
+    Health(board, log).start(_health_port(places))
+
+    def deliver(event: Event, at: float) -> None:
+        if board.traffic.add(event, at):
+            agent.login_refused()
+
+    follower = Follower(places, log, deliver)
+    watcher = QueueWatcher(postfix, board, follower, log)
+    watcher.start()
+
+    def stop(_number: int, _frame: object) -> None:
+        agent.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return follower
+
+
+def _health_port(places: Places) -> int:
+    try:
+        return config.load(places).health_port
+    except (Trouble, OSError):
+        return 8025
+
+
+def _log_crashes(log: Log) -> None:
+    """Send what would be a traceback on stderr through the guard; silence the libraries."""
+    logging.getLogger().addHandler(logging.NullHandler())
+
+    def crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(trace)]
+        log.error("crash", error=f"{kind.__name__}: {error}", frames=frames)
+
+    def crashed_in_thread(args: Any) -> None:
+        crashed(args.exc_type, args.exc_value, args.exc_traceback)
+
+    sys.excepthook = crashed
+    threading.excepthook = crashed_in_thread
+
+
+if __name__ == "__main__":
+    sys.exit(main())

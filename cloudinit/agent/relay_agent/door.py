@@ -1,0 +1,107 @@
+"""Port 25: open when the rules allow it, closed when they do not, and Postfix told of what changed."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+from relay_agent import firewall, instance
+from relay_agent.credential import Credential
+from relay_agent.keeper import Keeper
+from relay_agent.logs import Log
+from relay_agent.maps import read_sasl, write_sasl
+from relay_agent.places import Places
+from relay_agent.postfix import Postfix
+from relay_agent.settings import Settings
+from relay_agent.trouble import Trouble
+
+
+class Door:
+    """Everything the agent does to Postfix, in the order that loses no mail."""
+
+    def __init__(self, places: Places, postfix: Postfix, log: Log) -> None:
+        self._places, self._postfix, self._log = places, postfix, log
+        self.is_open = False
+        self.is_draining = False
+        try:
+            # An agent that was started again finds what the one before it wrote.
+            self._in_map = read_sasl(places.sasl_map)
+        except OSError:
+            self._in_map = {}
+
+    def prepare(self, settings: Settings) -> None:
+        """Apply what `boot.json` changes; a fresh machine must not accept mail, whatever master.cf says."""
+        if not instance.has_been_ready(self._places) and not self.is_open:
+            self._postfix.close_port()
+        changed = self._postfix.apply(settings)
+        if settings.boot_networks:
+            firewall.allow(settings.boot_networks)
+        if changed and self.is_open:
+            self._postfix.reload()
+
+    def keep_open(self) -> None:
+        """Open port 25, or open it again; returns when it is open.
+
+        The marker comes first: a crash in between is a reboot of a machine that was allowed to open.
+        Errors: Trouble `postfix-down`, `postfix-silent`, `postfix-config`.
+        """
+        if self.is_open and self._postfix.is_listening():
+            return
+        self.is_open = False
+        instance.mark_ready(self._places)
+        changed = not self._postfix.has_listener()
+        if changed:
+            self._postfix.open_port()
+        if not self._postfix.is_running():
+            raise Trouble(
+                "postfix-down", "Postfix is not running (yet)", hint="`systemctl status 'postfix*'`"
+            )
+        if changed or not self._postfix.is_listening():
+            self._postfix.reload()
+        if not self._postfix.wait_for_banner():
+            raise Trouble(
+                "postfix-silent",
+                f"Postfix runs, but nothing greets on port {self._places.smtp_port}",
+                hint="`journalctl -p warning SYSLOG_FACILITY=2` says why",
+            )
+        self.is_open = True
+        self._log.info("port 25 is open")
+
+    def drain(self) -> None:
+        """Close port 25 and try the queue once; what is in it goes on being delivered."""
+        if not self.is_draining:
+            self._postfix.close_port()
+            self.is_open, self.is_draining = False, True
+            self._log.info("port 25 is closed: draining")
+            if self._postfix.is_running():
+                self._postfix.flush()
+
+    def use(self, keepers: Sequence[Keeper], *, was_ready: bool) -> bool:
+        """Put proven credentials into the map by rename; Postfix reads them after one reload, then one flush.
+
+        A machine that accepts mail without any proven credential also gets one that could not be tried:
+        Postfix then recovers together with the provider. True when the map has changed.
+        """
+        wanted = dict(self._in_map)
+        for keeper in keepers:
+            host = keeper.upstream.host
+            if keeper.current is not None:
+                wanted[host] = keeper.current.credential
+            elif keeper.untried is not None and was_ready and host not in wanted:
+                wanted[host] = keeper.untried
+        hosts = {keeper.upstream.host for keeper in keepers}
+        wanted = {host: login for host, login in wanted.items() if host in hosts}
+        is_same = self._places.sasl_map.exists() and _logins(wanted) == _logins(self._in_map)
+        if is_same or not wanted:
+            return False
+        write_sasl(self._places.sasl_map, wanted)
+        self._in_map = wanted
+        return True
+
+    def refresh(self) -> None:
+        """Make a running Postfix read the map again, then try once what waited for it."""
+        if self._postfix.reload():
+            self._postfix.flush()
+
+
+def _logins(credentials: dict[str, Credential]) -> dict[str, tuple[str, str]]:
+    return {host: (login.username, login.password) for host, login in credentials.items()}

@@ -1,0 +1,137 @@
+"""Health over HTTP, for load balancers and Prometheus: /livez, /readyz, /metrics."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import sys
+import threading
+from typing import Callable
+
+from relay_agent import logs, metrics
+from relay_agent.board import Board
+from relay_agent.logs import Log
+
+# The loop comes by every two seconds; a login that a provider drags out takes a minute.
+_ALIVE_SECONDS = 180.0
+_CLIENT_SECONDS = 5.0
+_MOST_AT_ONCE = 16
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers a few clients at once; more are turned away, they are not mail."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, address: tuple[str, int], board: Board) -> None:
+        self._places = threading.BoundedSemaphore(_MOST_AT_ONCE)
+        self.board = board
+        super().__init__(address, Handler)
+
+    def server_bind(self) -> None:
+        """Bind without asking DNS for our name, as HTTPServer would: DNS may not be up yet."""
+        socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = "relay", self.server_address[1]
+
+    def process_request(self, request: object, client_address: object) -> None:
+        """Serve in a thread, or hang up when too many are served already."""
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)  # type: ignore[arg-type]
+            return
+        super().process_request(request, client_address)  # type: ignore[arg-type]
+
+    def process_request_thread(self, request: object, client_address: object) -> None:
+        """Serve one client and free its place."""
+        try:
+            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Leave a client that hung up alone; anything else is a bug and is shown."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers GET and HEAD of three paths."""
+
+    server: Server
+    timeout = _CLIENT_SECONDS
+    server_version = "relay"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        """Answer one question."""
+        answers: dict[str, Callable[[], tuple[int, str, str]]] = {
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+        }
+        answer = answers.get(self.path.partition("?")[0])
+        status, kind, body = answer() if answer else (404, "text/plain; charset=utf-8", "not found\n")
+        raw = logs.clean(body).encode("utf-8")
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(raw)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(raw)
+
+    do_HEAD = do_GET
+
+    def _livez(self) -> tuple[int, str, str]:
+        silent = self.server.board.seconds_since_beat()
+        alive = silent < _ALIVE_SECONDS
+        body = {"alive": alive, "seconds_since_last_round": round(silent, 1)}
+        return (200 if alive else 503), "application/json", json.dumps(body) + "\n"
+
+    def _readyz(self) -> tuple[int, str, str]:
+        body = self.server.board.readiness()
+        # Degraded still accepts and keeps mail, which is what a load balancer asks.
+        status = 200 if body["accepting"] else 503
+        return status, "application/json", json.dumps(body) + "\n"
+
+    def _metrics(self) -> tuple[int, str, str]:
+        return 200, metrics.CONTENT_TYPE, metrics.render(self.server.board)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: a load balancer asks every few seconds."""
+
+
+class Health:
+    """Runs the server in a thread; a port that is taken is tried again, the relay works without it."""
+
+    def __init__(self, board: Board, log: Log, *, host: str = "0.0.0.0") -> None:  # noqa: S104
+        # All addresses: the firewall of the image lets only the management networks through.
+        self._board, self._log, self._host = board, log, host
+        self._stopping = threading.Event()
+        self.port: int | None = None
+        self._server: Server | None = None
+
+    def start(self, port: int) -> None:
+        """Begin to serve."""
+        threading.Thread(target=self._run, args=(port,), name="health", daemon=True).start()
+
+    def stop(self) -> None:
+        """Serve no more."""
+        self._stopping.set()
+        if self._server is not None:
+            self._server.shutdown()
+
+    def _run(self, port: int) -> None:
+        while not self._stopping.is_set():
+            try:
+                server = Server((self._host, port), self._board)
+            except OSError as error:
+                self._log.warning("the health port cannot be opened", port=port, error=str(error))
+                self._stopping.wait(10)
+                continue
+            with server:
+                self._server, self.port = server, server.server_port
+                server.serve_forever()

@@ -1,0 +1,158 @@
+"""Keep one upstream's credential: fetch it, prove it, notice a new version, never give up a good one."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+from relay_agent import credential as credentials
+from relay_agent.backoff import Backoff
+from relay_agent.credential import Credential
+from relay_agent.secret import SecretVersion
+from relay_agent.settings import Upstream
+from relay_agent.trouble import Trouble
+
+Fetch = Callable[[Upstream], SecretVersion]
+Prove = Callable[[Upstream, Credential], None]
+# After a 535 in the mail log the secret is asked for at once, but not more often than this.
+_EARLY_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A credential that the provider has accepted; times are in seconds since the epoch."""
+
+    credential: Credential = field(repr=False)
+    version_id: str
+    created: float
+    proven_at: float
+
+
+class Keeper:
+    """The life of one upstream's credential. `check` does one round when it is due."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        fetch: Fetch,
+        prove: Prove,
+        poll_seconds: float,
+        monotonic: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.upstream = upstream
+        self._fetch, self._prove = fetch, prove
+        self._poll_seconds = poll_seconds
+        self._monotonic, self._clock = monotonic, clock
+        # Short at first: role, network and a fresh IAM key are often seconds late. A refused login is soon
+        # tried only once a minute, or the provider locks the account.
+        self._soon = Backoff(base_seconds=1, cap_seconds=30)
+        self._late = Backoff(base_seconds=4, cap_seconds=60)
+        self._suspect_since: float | None = None
+        self._checked_at: float | None = None
+        self.due = 0.0
+        self.current: Proven | None = None
+        # The newest credential that could be read but not proven because the provider does not answer.
+        self.untried: Credential | None = None
+        self.trouble: Trouble | None = None
+        self.refused_version: str | None = None
+        self.is_refused = False
+        self.counts = {"rotations": 0, "refused": 0, "failed_checks": 0}
+
+    @property
+    def is_proven(self) -> bool:
+        """Say whether the provider accepted the credential in use, and has not refused it since."""
+        return self.current is not None and not self.is_refused
+
+    def suspect(self) -> None:
+        """Take a hint that the provider refuses our login: look for a new version soon."""
+        now = self._monotonic()
+        if self._suspect_since is None and not self.is_refused:
+            self._suspect_since = now
+            checked = self._checked_at if self._checked_at is not None else now - _EARLY_SECONDS
+            self.due = min(self.due, max(now, checked + _EARLY_SECONDS))
+
+    def retry_now(self) -> None:
+        """Check at the next opportunity: the settings were mended."""
+        self.due = 0.0
+
+    def check(self) -> bool:
+        """Do one round if it is due; True when there is a newly proven credential to put in use."""
+        now = self._monotonic()
+        if now < self.due:
+            return False
+        self._checked_at = now
+        suspected, self._suspect_since = self._suspect_since is not None, None
+        version: SecretVersion | None = None
+        try:
+            version = self._fetch(self.upstream)
+            is_new = self.current is None or version.version_id != self.current.version_id
+            changed = False
+            if is_new or suspected or self.is_refused:
+                changed = self._take(version)
+        except Trouble as trouble:
+            self._failed(trouble, version)
+            return False
+        self._succeeded()
+        return changed
+
+    def _take(self, version: SecretVersion) -> bool:
+        """Read and prove a version; the one in use serves meanwhile and stays when this one is no good."""
+        upstream = self.upstream
+        secret = upstream.secret or ""
+        read = credentials.read(version.text, shapes=upstream.shapes, secret=secret, region=upstream.region)
+        self.untried = read
+        self._prove(upstream, read)
+        previous = self.current
+        self.untried = None
+        self.current = Proven(read, version.version_id, version.created, self._clock())
+        self.counts["rotations"] += previous is not None and previous.version_id != version.version_id
+        return previous is None or self.is_refused or previous.credential != read
+
+    def _succeeded(self) -> None:
+        self.trouble, self.refused_version, self.is_refused = None, None, False
+        self._soon.reset()
+        self._late.reset()
+        # Spread over the fleet, or all relays ask in the same second for ever.
+        self.due = self._monotonic() + self._poll_seconds * random.uniform(0.9, 1.1)  # noqa: S311
+
+    def _failed(self, trouble: Trouble, version: SecretVersion | None) -> None:
+        self.trouble = trouble
+        self.counts["failed_checks"] += 1
+        if trouble.code in ("auth-refused", "secret-shape") and version is not None:
+            self.untried = None
+            if self.refused_version != version.version_id:
+                self.counts["refused"] += 1
+            self.refused_version = version.version_id
+            in_use = self.current is not None and self.current.version_id == version.version_id
+            if in_use and trouble.code == "auth-refused":
+                self.is_refused = True
+        wait = (self._late if trouble.lasting else self._soon).next_seconds()
+        self.due = self._monotonic() + wait
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `status.json` shows of this upstream; no value of the credential."""
+        current = self.current
+        return {
+            "name": self.upstream.name,
+            "host": self.upstream.host,
+            "port": self.upstream.port,
+            "secret": self.upstream.secret,
+            "state": self._state(),
+            "version_id": current.version_id if current else None,
+            "version_created": current.created if current else None,
+            "proven_at": current.proven_at if current else None,
+            "shape": current.credential.shape if current else None,
+            "note": current.credential.note if current else None,
+            "refused_version": self.refused_version,
+            "reason": self.trouble.as_json() if self.trouble else None,
+            "counts": dict(self.counts),
+        }
+
+    def _state(self) -> str:
+        if self.is_proven:
+            return "proven"
+        return "refused" if self.is_refused or self.refused_version else "waiting"

@@ -1,0 +1,143 @@
+"""What the agent does to Postfix: boot settings, port 25 open or closed, reload, flush. Never a restart."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import time
+from pathlib import Path
+
+from relay_agent import programs
+from relay_agent.maps import write_whole
+from relay_agent.places import Places
+from relay_agent.settings import Settings
+from relay_agent.trouble import Trouble
+
+# private n, unprivileged default, chroot n (so that /etc/hosts and resolved are the host's), no wake-up.
+_LISTENER = "smtp/inet=smtp inet n - n - - smtpd"
+_LISTENING = "0A"  # include/net/tcp_states.h: TCP_LISTEN
+_LOCAL_NETWORKS = ("127.0.0.0/8", "[::1]/128")
+
+
+class Postfix:
+    """Postfix of this machine; `config_dir` is given by tests that run an instance of their own."""
+
+    def __init__(self, places: Places, *, config_dir: Path | None = None) -> None:
+        self._places = places
+        self._config = ["-c", str(config_dir)] if config_dir is not None else []
+
+    def command(self, program: str, *arguments: str) -> list[str]:
+        """Return the command line of one of Postfix's programs."""
+        return [program, *self._config, *arguments]
+
+    def is_running(self) -> bool:
+        """Ask Postfix itself: on Ubuntu up to 24.04 the unit `postfix.service` is active without it."""
+        return programs.run(self.command("postfix", "status")).returncode == 0
+
+    def is_listening(self) -> bool:
+        """Look in the kernel's list of sockets; connecting would leave two lines in the mail log."""
+        wanted = f"{self._places.smtp_port:04X}"
+        for table in self._places.kernel_sockets:
+            try:
+                lines = table.read_text(encoding="ascii", errors="replace").splitlines()[1:]
+            except OSError:
+                continue
+            for line in lines:
+                fields = line.split()
+                if len(fields) > 3 and fields[3] == _LISTENING and fields[1].endswith(":" + wanted):
+                    return True
+        return False
+
+    def apply(self, settings: Settings) -> bool:
+        """Put what `boot.json` says into main.cf with one `postconf -e`; False when it says nothing.
+
+        Errors: Trouble `postfix-config`.
+        """
+        changes: dict[str, str] = {}
+        if settings.boot_hostname:
+            changes["myhostname"] = settings.boot_hostname
+        if settings.boot_networks:
+            changes["mynetworks"] = " ".join((*_LOCAL_NETWORKS, *map(_spell, settings.boot_networks)))
+        first = settings.upstreams[0]
+        if first.port != settings.baked_port:
+            changes["relayhost"] = self._relayhost(first.host, first.port)
+        if settings.ca_pem:
+            write_whole(self._places.private_ca, settings.ca_pem, mode=0o644)
+            changes["smtp_tls_CAfile"] = str(self._places.private_ca)
+        if not changes:
+            return False
+        self._change("postconf", "-e", *(f"{name}={value}" for name, value in changes.items()))
+        return True
+
+    def has_listener(self) -> bool:
+        """Say whether master.cf has the SMTP server on port 25."""
+        ended = programs.run(self.command("postconf", "-M", "smtp/inet"))
+        return any(line.startswith("smtp") for line in ended.stdout.splitlines())
+
+    def open_port(self) -> None:
+        """Put the SMTP server into master.cf; a running Postfix is told by `reload`."""
+        self._change("postconf", "-Me", _LISTENER)
+
+    def close_port(self) -> None:
+        """Take the SMTP server out of master.cf: no new connections, the queue goes on being delivered."""
+        if self.has_listener():
+            self._change("postconf", "-MX", "smtp/inet")
+            self.reload()
+
+    def reload(self) -> bool:
+        """Let Postfix read its files again; running sessions go on. False when Postfix does not run."""
+        if not self.is_running():
+            return False
+        # No pipe: `postfix reload` leaves a queue check behind that would keep it open for minutes.
+        if programs.run_quietly(self.command("postfix", "reload")) != 0:
+            raise Trouble("postfix-config", "`postfix reload` failed", hint="`postfix check` says why")
+        return True
+
+    def flush(self) -> None:
+        """Try everything in the queue once, now."""
+        self._change("postqueue", "-f")
+
+    def wait_for_banner(self, timeout_seconds: float = 10) -> bool:
+        """Wait until the SMTP server greets; for the moments after a reload, not for regular checks."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            if self._greets():
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+
+    def _greets(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self._places.smtp_port), timeout=5) as client:
+                greeted = client.recv(512).startswith(b"220")
+                client.sendall(b"QUIT\r\n")
+                client.recv(512)
+        except OSError:
+            return False
+        return greeted
+
+    def _relayhost(self, host: str, port: int) -> str:
+        """Replace the port of one host in the baked value, which may name several hosts."""
+        ended = programs.run(self.command("postconf", "-h", "relayhost"))
+        pattern = re.compile(r"(\[?" + re.escape(host) + r"\]?)(:\d+)?")
+        changed, count = pattern.subn(lambda match: f"{match.group(1)}:{port}", ended.stdout.strip())
+        return changed if count else f"[{host}]:{port}"
+
+    def _change(self, program: str, *arguments: str) -> None:
+        ended = programs.run(self.command(program, *arguments))
+        if ended.returncode != 0:
+            raise Trouble(
+                "postfix-config",
+                f"`{program} {arguments[0]}` failed: {ended.last_line}",
+                hint="`postfix check` says more",
+            )
+
+
+def _spell(network: str) -> str:
+    """Write a network as mynetworks wants it: IPv6 addresses in brackets."""
+    parsed = ipaddress.ip_network(network)
+    if parsed.version == 6:
+        return f"[{parsed.network_address}]/{parsed.prefixlen}"
+    return str(parsed)

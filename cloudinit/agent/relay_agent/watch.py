@@ -1,0 +1,68 @@
+"""Look at the queue from time to time, in a thread: a long queue takes seconds to read."""
+
+from __future__ import annotations
+
+import threading
+from typing import Iterable, Iterator
+
+from relay_agent import mailqueue
+from relay_agent.board import Board
+from relay_agent.follow import Follower
+from relay_agent.logs import Log
+from relay_agent.mailqueue import Waiting
+from relay_agent.postfix import Postfix
+from relay_agent.trouble import Trouble
+
+_EVERY_SECONDS = 15.0
+# Reading the queue may take one twentieth of the time at most.
+_SHARE = 20.0
+
+
+class QueueWatcher:
+    """Puts the state of the queue on the board; starts the reader of the mail log after the first look."""
+
+    def __init__(self, postfix: Postfix, board: Board, follower: Follower, log: Log) -> None:
+        self._postfix, self._board, self._follower, self._log = postfix, board, follower, log
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="queue", daemon=True)
+        self._said = ""
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        is_first = True
+        while not self._stopping.is_set():
+            wait = self.look(is_first=is_first)
+            if is_first:
+                # Only now: messages that are already in the queue must not be counted as new ones.
+                self._follower.start()
+                is_first = False
+            self._stopping.wait(wait)
+
+    def look(self, *, is_first: bool) -> float:
+        """Read the queue once; return how many seconds to wait before the next time."""
+        board = self._board
+        board.log_lines, board.log_restarts = self._follower.lines, self._follower.restarts
+        waiting: Iterable[Waiting] = mailqueue.read(self._postfix)
+        try:
+            summary = mailqueue.summarize(self._expected(waiting) if is_first else waiting)
+        except Trouble as trouble:
+            # Postfix takes its time at boot; the queue is looked at again soon.
+            if trouble.message != self._said and not is_first:
+                self._log.warning("the queue cannot be read", **trouble.as_json())
+                self._said = trouble.message
+            return _EVERY_SECONDS
+        self._said = ""
+        board.set_queue(summary)
+        return max(_EVERY_SECONDS, _SHARE * summary.read_seconds)
+
+    def _expected(self, waiting: Iterable[Waiting]) -> Iterator[Waiting]:
+        for message in waiting:
+            self._board.traffic.expect([message.queue_id])
+            yield message
