@@ -1,127 +1,126 @@
-"""The frozen models behind `relay.yaml`, and behind what an instance is told when it boots."""
+"""The frozen model behind `relay.yaml`: everything that decides what is baked."""
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from builder.presets import Model, Preset, load_preset
-
-_HOST_NAME = re.compile(
-    r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+"
+from builder.config.boot import BootConfig, BootUpstream
+from builder.config.checks import check
+from builder.config.hygiene import DkimKey, Dsn, Hygiene
+from builder.config.main_cf import as_text
+from builder.config.policy import Access, ClientLimits, Firewall, Submission
+from builder.config.routing import (
+    DeliveryOverride,
+    ProviderChoice,
+    Quota,
+    Route,
+    UpstreamOverride,
+    WarmUp,
+    is_aws_region,
 )
+from builder.config.values import Domain, HostName, Network, PackageName, Whole
+from builder.presets import Delivery
+
+__all__ = ["BootConfig", "BootUpstream", "DeliveryOverride", "RelayConfig", "UpstreamOverride"]
+
+# message_size_limit where no provider publishes one: Postfix's own default, postconf(5).
+POSTFIX_MESSAGE_BYTES = 10_240_000
 
 
-def _host_name(value: str) -> str:
-    if not _HOST_NAME.fullmatch(value.lower()):
-        raise ValueError(f"`{value}` is not a fully qualified host name such as `relay.example.com`")
-    return value.lower()
+class RelayConfig(ProviderChoice):
+    """Everything that decides what is baked. Never holds a credential, only the names of secrets."""
 
-
-def _network(value: str) -> str:
-    try:
-        return str(ipaddress.ip_network(value))
-    except ValueError as error:
-        raise ValueError(f"`{value}` is not a network such as `10.0.0.0/8`: {error}") from None
-
-
-def _secret_name(value: str) -> str:
-    # https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_CreateSecret.html, Name; or an ARN.
-    if not re.fullmatch(r"[A-Za-z0-9/_+=.@:-]{1,512}", value):
-        raise ValueError("not the name of a secret: letters, digits and /_+=.@- only, 512 at most")
-    return value
-
-
-HostName = Annotated[str, AfterValidator(_host_name)]
-Network = Annotated[str, AfterValidator(_network)]
-SecretName = Annotated[str, AfterValidator(_secret_name)]
-
-
-class UpstreamOverride(Model):
-    """Where it differs from the preset: the port, or for preset `custom` also the host."""
-
-    host: HostName | None = None
-    port: int | None = Field(default=None, ge=1, le=65535)
-
-
-class DeliveryOverride(Model):
-    """What replaces the preset's choice; see `Delivery` in presets.py."""
-
-    concurrency: int | None = Field(default=None, ge=1, le=500)
-    initial_concurrency: int | None = Field(default=None, ge=1, le=500)
-    messages_per_connection: int | None = Field(default=None, ge=1)
-    queue_lifetime_hours: int | None = Field(default=None, ge=1, le=24 * 30)
-
-
-class RelayConfig(Model):
-    """Everything that decides what is baked. Never holds a credential, only the name of the secret."""
-
-    preset: str
-    region: str | None = None
     hostname: HostName = "relay.internal"
     """`myhostname`; an instance may be given its own at boot."""
-    domain: HostName | None = None
+    domain: Domain | None = None
     """`myorigin`: appended to senders without a domain; the host name's parent when not set."""
     networks: tuple[Network, ...] = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
     """`mynetworks`: who may relay without logging in, beside the machine itself."""
     allow_any_network: bool = False
-    secret: SecretName | None = None
-    """Name or ARN in Secrets Manager; `relay/<preset>` when not set."""
-    upstream: UpstreamOverride = UpstreamOverride()
+    """Needed for public networks wider than a /16 (IPv6: /32)."""
+    secret_region: str | None = None
+    """AWS region of Secrets Manager; `region` where that is one of AWS', else the instance's own."""
     delivery: DeliveryOverride = DeliveryOverride()
-    message_bytes: int | None = Field(default=None, ge=1024)
-    """`message_size_limit`; the preset's limit when not set."""
-    main_cf: dict[str, str] = Field(default_factory=dict)
+    message_bytes: Whole | None = Field(default=None, ge=1024, le=1_000_000_000)
+    """`message_size_limit`; the smallest limit of the providers when not set."""
+    recipients_per_message: Whole | None = Field(default=None, ge=1, le=100_000)
+    """Recipients that one message may have when it comes in (`smtpd_recipient_limit`)."""
+    main_cf: dict[str, Annotated[str, BeforeValidator(as_text)]] = Field(default_factory=dict)
     """Further main.cf parameters, for what builder has no key for."""
-    packages: tuple[str, ...] = ()
+    packages: tuple[PackageName, ...] = ()
     """Further packages to install in the image."""
+    access: Access = Access()
+    submission: Submission | None = None
+    clients: ClientLimits = ClientLimits()
+    firewall: Firewall = Firewall()
+    quota: Quota | None = None
+    fallback: ProviderChoice | None = None
+    """Takes over within the same delivery attempt when the provider has a fault."""
+    routes: tuple[Route, ...] = ()
+    warm_up: WarmUp | None = None
+    hygiene: Hygiene = Hygiene()
+    dsn: Dsn = Dsn()
+    dkim: tuple[DkimKey, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RelayConfig:
+        problems = list(check(self))
+        if problems:
+            details = [
+                InitErrorDetails(
+                    type=PydanticCustomError("relay", "{text}", {"text": item.text, "hint": item.hint}),
+                    loc=item.where,
+                    input=None,
+                )
+                for item in problems
+            ]
+            raise ValidationError.from_exception_data("RelayConfig", details, hide_input=True)
+        return self
+
+    def upstreams(self) -> Iterator[tuple[str, ProviderChoice]]:
+        """Give every provider with its name: primary, fallback, warm-up, and the routes' own names."""
+        yield "primary", self
+        if self.fallback:
+            yield "fallback", self.fallback
+        if self.warm_up:
+            yield "warm-up", self.warm_up
+        for route in self.routes:
+            yield route.name, route
 
     @property
-    def provider(self) -> Preset:
-        """The preset's data."""
-        return load_preset(self.preset)
+    def mail_domain(self) -> str:
+        """`myorigin`: what is appended to an address without a domain."""
+        return self.domain or self.hostname.partition(".")[2]
 
     @property
-    def upstream_host(self) -> str:
-        """The provider's host name, without brackets."""
-        return self.upstream.host or self.provider.host(self.region)
+    def aws_region(self) -> str | None:
+        """The region of Secrets Manager; None: the instance finds its own."""
+        own = self.region if self.region and is_aws_region(self.region) else None
+        return self.secret_region or own
 
     @property
-    def upstream_port(self) -> int:
-        """The provider's port."""
-        return self.upstream.port or self.provider.default_port
+    def size_limit(self) -> int:
+        """`message_size_limit` in bytes: no more than any provider takes, since it may get the message."""
+        known = [choice.provider.limits.message_bytes for _name, choice in self.upstreams()]
+        return self.message_bytes or min(
+            (limit.value for limit in known if limit), default=POSTFIX_MESSAGE_BYTES
+        )
 
     @property
-    def secret_name(self) -> str:
-        """The name of the secret that holds the credential."""
-        return self.secret or f"relay/{self.preset}"
+    def delivery_choice(self) -> Delivery:
+        """The preset's choice with relay.yaml's in front."""
+        own = self.delivery.model_dump(exclude_none=True, exclude={"recipients_per_delivery"})
+        chosen = {**self.provider.delivery.model_dump(), **own}
+        if "initial_concurrency" not in own:
+            chosen["initial_concurrency"] = min(chosen["initial_concurrency"], chosen["concurrency"])
+        return Delivery.model_validate(chosen)
 
-
-class BootUpstream(Model):
-    """A private endpoint or a stand-in in the provider's place."""
-
-    port: int | None = Field(default=None, ge=1, le=65535)
-    ca_pem: str | None = None
-    """Certificate authority to trust for the upstream, PEM, in place of the system's."""
-
-
-class BootConfig(Model):
-    """What one instance is told at launch; becomes `/etc/relay/boot.json`. Holds no credential."""
-
-    schema_version: int = Field(default=1, alias="schema")
-    secret: SecretName | None = None
-    region: str | None = None
-    hostname: HostName | None = None
-    networks: tuple[Network, ...] | None = None
-    endpoint: str | None = None
-    """Secrets Manager endpoint, e.g. of a VPC endpoint or a local stand-in."""
-    imds_endpoint: str | None = None
-    """In place of http://169.254.169.254, for a guest that is not on EC2."""
-    upstream: BootUpstream | None = None
-
-    def to_json_dict(self) -> dict[str, Any]:
-        """Return the content of boot.json: only the keys that are set."""
-        return self.model_dump(by_alias=True, exclude_none=True, mode="json")
+    @property
+    def recipients_per_delivery(self) -> int:
+        """Recipients in one transaction: Postfix's 50, or fewer where a provider takes fewer."""
+        limits = [choice.provider.limits.recipients_per_message for _name, choice in self.upstreams()]
+        return self.delivery.recipients_per_delivery or min([50, *(limit.value for limit in limits if limit)])

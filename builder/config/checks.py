@@ -1,0 +1,304 @@
+"""What must fit together in `relay.yaml` beyond the form of each value."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from builder.config import main_cf
+from builder.config.routing import ProviderChoice, is_aws_region
+from builder.config.values import is_too_wide, within
+from builder.presets import Preset, Sourced, preset_names
+
+if TYPE_CHECKING:
+    from builder.config.model import RelayConfig
+
+Where = tuple[str | int, ...]
+
+
+class Problem(NamedTuple):
+    """One mistake: where, what (said after the key), and the next edit."""
+
+    where: Where
+    text: str
+    hint: str | None = None
+
+
+def check(config: RelayConfig) -> Iterator[Problem]:
+    """Give every mistake that is not in one value alone."""
+    for where, choice in _choices(config):
+        yield from _provider(where, choice)
+    yield from _networks(config)
+    yield from _main_cf(config)
+    yield from _access(config)
+    yield from _ports(config)
+    yield from _routing(config)
+    yield from _warm_up(config)
+    yield from _dkim(config)
+    if all(choice.preset in preset_names() for _where, choice in _choices(config)):
+        yield from _limits(config)
+        yield from _quota(config)
+        yield from _ses_headers(config)
+        yield from _one_secret_for_each_host(config)
+
+
+def either(values: Sequence[Any], *, word: str = "or") -> str:
+    """Join values as in a sentence: `25, 587 or 2587`."""
+    texts = [str(value) for value in values]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} {word} {texts[-1]}"
+
+
+def _choices(config: RelayConfig) -> Iterator[tuple[Where, ProviderChoice]]:
+    yield (), config
+    if config.fallback:
+        yield ("fallback",), config.fallback
+    if config.warm_up:
+        yield ("warm_up",), config.warm_up
+    for index, route in enumerate(config.routes):
+        yield ("routes", index), route
+
+
+def _provider(where: Where, choice: ProviderChoice) -> Iterator[Problem]:
+    if choice.preset not in preset_names():
+        known = f"Known presets: {', '.join(preset_names())}"
+        near = difflib.get_close_matches(choice.preset.lower(), preset_names(), n=1)
+        hint = f"Did you mean `{near[0]}`? {known}" if near else known
+        yield Problem((*where, "preset"), f"is `{choice.preset[:60]}`, which is not a preset", hint)
+        return
+    preset = choice.provider
+    yield from _region(where, choice.region, preset)
+    yield from _upstream(where, choice, preset)
+    kinds = sorted({shape.mechanism for shape in preset.secret_shapes})
+    if choice.auth and choice.auth not in kinds:
+        yield Problem(
+            (*where, "auth"),
+            f"is `{choice.auth}`, but preset `{preset.name}` logs in with {either(kinds)}",
+            "Remove the line",
+        )
+
+
+def _region(where: Where, region: str | None, preset: Preset) -> Iterator[Problem]:
+    known = list(preset.hosts.value)
+    key = (*where, "region")
+    if not preset.has_regions:
+        if region is not None and not is_aws_region(region):
+            text = f"is `{region[:60]}`, but {preset.title} has no regions"
+            yield Problem(key, text, "Remove the line; for the region of Secrets Manager use `secret_region`")
+    elif region is None:
+        hint = f"Set it to one of {either(known)}"
+        yield Problem(key, f"is missing; the host of {preset.title} depends on it", hint)
+    elif region not in known:
+        near = difflib.get_close_matches(region, known, n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else f"Known regions: {', '.join(known)}"
+        yield Problem(key, f"is `{region[:60]}`, where {preset.title} has no SMTP endpoint", hint)
+
+
+def _upstream(where: Where, choice: ProviderChoice, preset: Preset) -> Iterator[Problem]:
+    upstream = choice.upstream
+    port, host = (*where, "upstream", "port"), (*where, "upstream", "host")
+    ports = [known.port for tls in ("starttls", "implicit") for known in _ports_with(preset, tls)]
+    if upstream.port and upstream.port not in ports and not preset.host_is_yours:
+        text = f"is {upstream.port}, but preset `{preset.name}` accepts {either(ports)}"
+        yield Problem(port, text, f"Remove the line to use the preset's {preset.default_port}")
+    if preset.host_is_yours and not upstream.host:
+        text = "is missing; preset `custom` has no host of its own"
+        yield Problem(host, text, "Set it to your provider's SMTP host name")
+    elif upstream.host and not preset.accepts_host(upstream.host):
+        others = "".join(f", or such as `{other.example}`" for other in preset.other_hosts)
+        text = f"is `{upstream.host}`, but preset `{preset.name}` has hosts of its own{others}"
+        yield Problem(host, text, "Remove the line, or use preset `custom`")
+    if upstream.tls and not preset.host_is_yours:
+        text = f"is set, but preset `{preset.name}` knows how TLS begins on each port"
+        yield Problem((*where, "upstream", "tls"), text, "Remove the line")
+
+
+def _ports_with(preset: Preset, tls: str) -> list[Any]:
+    return sorted((known for known in preset.ports if known.tls == tls), key=lambda known: known.port)
+
+
+def _networks(config: RelayConfig) -> Iterator[Problem]:
+    if not config.networks and not config.submission:
+        yield Problem(("networks",), "is empty, so nobody may relay", "Add the networks of your clients")
+    for index, network in enumerate(config.networks):
+        if is_too_wide(network) and not config.allow_any_network:
+            what = "everybody" if network.endswith("/0") else "a public network wider than a /16 (IPv6: /32)"
+            yield Problem(
+                ("networks", index),
+                f"is `{network}`, which lets {what} relay without logging in",
+                "Name your own networks; where a firewall keeps strangers out, set `allow_any_network: true`",
+            )
+
+
+def _limits(config: RelayConfig) -> Iterator[Problem]:
+    for _where, choice in _choices(config):
+        limit = choice.provider.limits.message_bytes
+        yield from _above(config.message_bytes, limit, ("message_bytes",), choice.provider)
+    limits, ours = config.provider.limits, config.delivery
+    for key, limit in (
+        ("concurrency", limits.connections),
+        ("messages_per_connection", limits.messages_per_connection),
+        ("recipients_per_delivery", limits.recipients_per_message),
+    ):
+        yield from _above(getattr(ours, key), limit, ("delivery", key), config.provider)
+    concurrency = ours.concurrency or config.provider.delivery.concurrency
+    if ours.initial_concurrency and ours.initial_concurrency > concurrency:
+        text = f"is {ours.initial_concurrency}, more than the concurrency of {concurrency}"
+        yield Problem(("delivery", "initial_concurrency"), text, "Use a smaller number or remove the line")
+
+
+def _above(
+    value: float | None, limit: Sourced[Any] | None, where: Where, preset: Preset
+) -> Iterator[Problem]:
+    """Refuse what is above a limit that the provider publishes; one that is advice may be exceeded."""
+    if value is None or limit is None or limit.unofficial or limit.advice or value <= limit.value:
+        return
+    text = f"is {value:g}, but {preset.title} takes {limit.value:g} at most"
+    if isinstance(value, int):
+        text = f"is {value}, but {preset.title} takes {limit.value} at most"
+    yield Problem(where, text, f"`builder presets {preset.name} --sources` shows where that is from")
+
+
+def _main_cf(config: RelayConfig) -> Iterator[Problem]:
+    for name, value in config.main_cf.items():
+        refused = main_cf.problem(name, value)
+        if refused:
+            yield Problem(("main_cf", name), *refused)
+
+
+def _access(config: RelayConfig) -> Iterator[Problem]:
+    own = [ipaddress.ip_network(network) for network in config.networks]
+    seen: set[str] = set()
+    for index, rule in enumerate(config.access.sender_domains):
+        for position, network in enumerate(rule.networks):
+            where: Where = ("access", "sender_domains", index, "networks", position)
+            if not within(ipaddress.ip_network(network), own):
+                text = f"is `{network}`, which is not inside `networks`, so no client from there may relay"
+                yield Problem(where, text, "Add it to `networks` or remove it here")
+            if network in seen:
+                yield Problem(
+                    where, f"is `{network}`, which an earlier entry has too", "Put the domains together"
+                )
+            seen.add(network)
+    for side in ("senders", "recipients"):
+        rules = getattr(config.access, side).rules
+        for index, rule in enumerate(rules):
+            if any((rule.kind, rule.pattern) == (other.kind, other.pattern) for other in rules[:index]):
+                where = ("access", side, "rules", index)
+                yield Problem(
+                    where, "has the pattern of an earlier rule, which decides", "Remove one of them"
+                )
+
+
+def _ports(config: RelayConfig) -> Iterator[Problem]:
+    mail = {25, *([config.submission.port] if config.submission else [])}
+    for index, port in enumerate(config.firewall.management_ports):
+        if port in mail:
+            text = f"is {port}, a mail port, which is open to `networks` alone"
+            yield Problem(("firewall", "management_ports", index), text, "Remove it")
+    own = [ipaddress.ip_network(network) for network in config.networks]
+    for index, network in enumerate(config.clients.exempt):
+        if not within(ipaddress.ip_network(network), own):
+            text = f"is `{network}`, which is not inside `networks`"
+            yield Problem(("clients", "exempt", index), text, "Remove it")
+
+
+def _quota(config: RelayConfig) -> Iterator[Problem]:
+    quota, limits = config.quota, config.provider.limits
+    if quota is None:
+        return
+    source, rate = quota.rate_source, quota.messages_per_second
+    if source == "ses_get_send_quota" and config.preset != "ses":
+        text = f"is `ses_get_send_quota`, but the preset is `{config.preset}`"
+        yield Problem(("quota", "source"), text, "Use `config` with `messages_per_second`")
+    if source == "preset" and limits.messages_per_second is None:
+        text = f"is missing; {config.provider.title} publishes no rate"
+        other = ", or `source: ses_get_send_quota`" if config.preset == "ses" else ""
+        yield Problem(("quota", "messages_per_second"), text, f"Set it to your account's rate{other}")
+    if source == "config" and rate is None:
+        yield Problem(
+            ("quota", "messages_per_second"), "is missing for `source: config`", "Set your account's rate"
+        )
+    if source != "config" and rate is not None:
+        text = f"is set, but the rate comes from `{source}`"
+        yield Problem(("quota", "messages_per_second"), text, "Remove it, or use `source: config`")
+    yield from _above(rate, limits.messages_per_second, ("quota", "messages_per_second"), config.provider)
+
+
+def _routing(config: RelayConfig) -> Iterator[Problem]:
+    names: set[str] = set()
+    taken: dict[tuple[str, str], str] = {}
+    for index, route in enumerate(config.routes):
+        if route.name in names:
+            yield Problem(
+                ("routes", index, "name"), f"is `{route.name}`, as an earlier route", "Use another name"
+            )
+        names.add(route.name)
+        if bool(route.sender_domains) == bool(route.recipient_domains):
+            text = "needs either `sender_domains` or `recipient_domains`"
+            yield Problem(("routes", index), text, "Make two routes where both are meant")
+        for side in ("sender_domains", "recipient_domains"):
+            for position, domain in enumerate(getattr(route, side)):
+                if (side, domain) in taken:
+                    text = f"is `{domain}`, which route `{taken[side, domain]}` has already"
+                    yield Problem(("routes", index, side, position), text, "Remove one of them")
+                taken.setdefault((side, domain), route.name)
+
+
+def _warm_up(config: RelayConfig) -> Iterator[Problem]:
+    plan = config.warm_up
+    if plan is None:
+        return
+    if (plan.percent is None) == (not plan.steps):
+        yield Problem(("warm_up",), "needs either `percent` or `steps`", "Keep one of them")
+    dates = [step.date for step in plan.steps]
+    for index, day in enumerate(dates[1:], start=1):
+        if day <= dates[index - 1]:
+            text = f"is {day}, not after the step before it ({dates[index - 1]})"
+            yield Problem(
+                ("warm_up", "steps", index, "date"), text, "Put the steps in the order of their days"
+            )
+
+
+def _dkim(config: RelayConfig) -> Iterator[Problem]:
+    for index, key in enumerate(config.dkim):
+        if key.domain in [other.domain for other in config.dkim[:index]]:
+            text = f"is `{key.domain}`, which an earlier key signs"
+            yield Problem(("dkim", index, "domain"), text, "Remove one of them")
+
+
+def _ses_headers(config: RelayConfig) -> Iterator[Problem]:
+    hygiene = config.hygiene
+    if all(choice.preset != "ses" for _where, choice in _choices(config)):
+        for key in ("configuration_set", "tags"):
+            if getattr(hygiene, key):
+                yield Problem(("hygiene", key), "is for SES alone", "Use `hygiene.set_headers`")
+    own = (
+        {"x-ses-configuration-set", "x-ses-message-tags"}
+        if hygiene.configuration_set or hygiene.tags
+        else set()
+    )
+    for name in hygiene.set_headers:
+        if name.lower() in own:
+            text = "is set twice"
+            yield Problem(
+                ("hygiene", "set_headers", name), text, "Use `hygiene.configuration_set` and `hygiene.tags`"
+            )
+
+
+def _one_secret_for_each_host(config: RelayConfig) -> Iterator[Problem]:
+    """Refuse two credentials for one host: Postfix finds a credential by the host's name."""
+    secrets: dict[str, str] = {}
+    for where, choice in _choices(config):
+        if choice.provider.host_is_yours and not choice.upstream.host:
+            continue
+        if choice.provider.has_regions and choice.region not in choice.provider.hosts.value:
+            continue
+        other = secrets.setdefault(choice.upstream_host, choice.secret_name)
+        if other != choice.secret_name:
+            text = f"has `{choice.upstream_host}` with a second secret; a host has one credential on a relay"
+            yield Problem(where, text, "Use another region or provider, or a relay of its own")
+        elif where == ("fallback",) and choice.upstream_host == config.upstream_host:
+            text = f"is `{choice.upstream_host}` again, which fails when the first does"
+            yield Problem(where, text, "Use another region or provider")

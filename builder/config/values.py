@@ -1,0 +1,142 @@
+"""The kinds of values in `relay.yaml`: host names, networks, addresses, secret names, headers.
+
+Every refusal reads `expected …`, so that it can stand after what was found.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
+
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}$)({_LABEL})(\.{_LABEL})+")
+_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@(?P<domain>[^@]+)")
+_SECRET_NAME = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}")
+_SECRET_ARN = re.compile(
+    r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]{1,512}"
+)
+_HEADER_NAME = re.compile(r"[!-9;-~]{1,64}")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?")
+_OTHER_MAIL_SERVERS = re.compile(
+    r"(exim4|sendmail|opensmtpd|nullmailer|msmtp-mta|ssmtp|esmtp-run|dma|courier-mta|citadel)\b.*"
+)
+
+# RFC 1918, 6598, 4193, 3927, 4291: nobody on the internet has such an address.
+_PRIVATE = tuple(
+    ipaddress.ip_network(text)
+    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16")
+    + ("127.0.0.0/8", "fc00::/7", "fe80::/10", "::1/128")
+)
+# A public network wider than what one organisation usually holds is taken for a mistake.
+WIDEST_PUBLIC_PREFIX = {4: 16, 6: 32}
+
+
+def is_host_name(value: str) -> bool:
+    """Whether it is a fully qualified host name in small letters, and not an IP address."""
+    return bool(_HOST_NAME.fullmatch(value)) and not value.rsplit(".", 1)[-1].isdigit()
+
+
+def is_too_wide(network: str) -> bool:
+    """Whether a network lets in more than private addresses and more than a /16 (IPv6: /32)."""
+    parsed = ipaddress.ip_network(network)
+    return not within(parsed, _PRIVATE) and parsed.prefixlen < WIDEST_PUBLIC_PREFIX[parsed.version]
+
+
+def within(network: IpNetwork, others: Iterable[IpNetwork]) -> bool:
+    """Whether a network lies inside one of the others."""
+    # subnet_of() refuses to compare the two versions of IP.
+    return any(
+        network.version == other.version
+        and network.prefixlen >= other.prefixlen
+        and network.network_address in other
+        for other in others
+    )
+
+
+def _host_name(value: str) -> str:
+    if not is_host_name(value.lower()):
+        raise ValueError("expected a fully qualified host name such as `relay.example.com`")
+    return value.lower()
+
+
+def _domain(value: str) -> str:
+    if not is_host_name(value.lower()):
+        raise ValueError("expected a domain such as `example.com`")
+    return value.lower()
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("expected a network such as `10.0.0.0/8` or `fd00::/8`") from None
+    address = value.partition("/")[0]
+    raise ValueError(f"expected `{meant}` for the whole network, or `{address}` for that address alone")
+
+
+def _address(value: str) -> str:
+    found = _ADDRESS.fullmatch(value)
+    if not found or not is_host_name(found["domain"].lower()) or ".." in value or value.startswith("."):
+        raise ValueError("expected a mail address such as `postmaster@example.com`")
+    return value
+
+
+def _secret_name(value: str) -> str:
+    # https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_CreateSecret.html, Name.
+    if not (_SECRET_ARN if value.startswith("arn:") else _SECRET_NAME).fullmatch(value):
+        raise ValueError(
+            "expected the name of a secret in Secrets Manager such as `relay/ses` "
+            "(letters, digits and /_+=.@-, 512 at most), or its ARN"
+        )
+    return value
+
+
+def _header_name(value: str) -> str:
+    # RFC 5322, 2.2: printable characters without the colon. 64 is what our header tables are tried with.
+    if not _HEADER_NAME.fullmatch(value):
+        raise ValueError("expected the name of a header without the colon, 64 characters at most")
+    return value
+
+
+def _one_line(value: str) -> str:
+    # A line break in a Postfix table or in main.cf would begin another entry.
+    if not re.fullmatch(r"[ -~]{1,998}", value):
+        raise ValueError("expected one line of ASCII text, 998 characters at most")
+    return value
+
+
+def _package(value: str) -> str:
+    if _OTHER_MAIL_SERVERS.fullmatch(value):
+        raise ValueError("expected a package that does not replace Postfix")
+    if not _PACKAGE.fullmatch(value):
+        raise ValueError("expected the name of a Debian package, such as `tcpdump`")
+    return value
+
+
+def _not_bool(value: Any) -> Any:
+    # YAML 1.1 reads `yes` as true, and pydantic would go on to read true as 1.
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+HostName = Annotated[str, AfterValidator(_host_name)]
+Domain = Annotated[str, AfterValidator(_domain)]
+Network = Annotated[str, AfterValidator(_network)]
+MailAddress = Annotated[str, AfterValidator(_address)]
+SecretName = Annotated[str, AfterValidator(_secret_name)]
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+OneLine = Annotated[str, AfterValidator(_one_line)]
+PackageName = Annotated[str, AfterValidator(_package)]
+Whole = Annotated[int, BeforeValidator(_not_bool)]
+Number = Annotated[float, BeforeValidator(_not_bool)]
