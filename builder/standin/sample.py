@@ -1,0 +1,66 @@
+"""A credential for tests and demonstrations: what goes into the secret, and what the provider then sees."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from builder.presets import Preset, SecretShape
+
+_USER = "AKIASTANDINPROBE4ME7"
+
+
+@dataclass(frozen=True)
+class SampleCredential:
+    """A random credential in one of the shapes that a preset accepts."""
+
+    secret: Mapping[str, str] = field(repr=False)
+    """The JSON object for Secrets Manager."""
+    username: str
+    password: str = field(repr=False)
+    """As the provider gets it: for Amazon SES the one that is derived from the key."""
+
+    @property
+    def traces(self) -> dict[str, bytes]:
+        """Name → bytes that give the password away wherever they are found."""
+        plain = base64.b64encode(f"\0{self.username}\0{self.password}".encode())
+        found = {"the password": self.password.encode(), "the AUTH PLAIN response": plain}
+        for name, value in self.secret.items():
+            if value not in (self.username, self.password):
+                found[f"`{name}` of the secret"] = value.encode()
+        return found
+
+
+def sample_credential(preset: Preset, region: str | None, *, username: str = _USER) -> SampleCredential:
+    """Return a new random credential in the preset's first shape with a password; the same user each time."""
+    shape = next(shape for shape in preset.secret_shapes if shape.mechanism == "password")
+    secret = _fill(shape, username)
+    name = shape.username.format_map(secret)
+    password = shape.password.format_map(secret)
+    if shape.derive == "ses_smtp_v4":
+        password = derive_ses_password(password, region or "us-east-1")
+    return SampleCredential(secret=secret, username=name, password=password)
+
+
+def derive_ses_password(secret_access_key: str, region: str) -> str:
+    """Return the SMTP password of an IAM secret access key, version 4.
+
+    Source: Amazon SES developer guide, "Obtaining SMTP credentials by converting existing AWS credentials".
+    """
+    signature = f"AWS4{secret_access_key}".encode()
+    for part in ("11111111", region, "ses", "aws4_request", "SendRawEmail"):
+        signature = hmac.new(signature, part.encode(), hashlib.sha256).digest()
+    return base64.b64encode(b"\x04" + signature).decode()
+
+
+def _fill(shape: SecretShape, username: str) -> dict[str, str]:
+    # Letters and digits only: a password with a space is another test.
+    values = {name: f"Canary{secrets.token_hex(17)}" for name in shape.fields}
+    for name in shape.fields:
+        if f"{{{name}}}" in shape.username and f"{{{name}}}" not in shape.password:
+            values[name] = username
+    return values

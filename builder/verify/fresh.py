@@ -1,0 +1,140 @@
+"""Checks of a fresh instance: it relays, it keeps the credential where it belongs, it is no open relay."""
+
+from __future__ import annotations
+
+import re
+import smtplib
+
+from builder.console import format_seconds
+from builder.launch import Address
+from builder.verify.check import check
+from builder.verify.relay import RECIPIENT, SASL_MAP, SENDER, CheckFailed, Relay, greeting, require
+
+_READY_SECONDS = 420
+# Where a program that takes mail or fetches a secret could have left it.
+_SEARCHED = "/etc /home /opt /root /srv /tmp /usr/lib/relay /usr/local /var"
+_STRANGER = "attacker@example.org"
+
+
+@check("ready")
+def ready(relay: Relay) -> str:
+    """Prove that a fresh instance fetches its credential, proves it and opens port 25 by itself."""
+    seconds = relay.guest.wait_ready(timeout_seconds=_READY_SECONDS)
+    banner = relay.wait_greeting(timeout_seconds=10)
+    require(banner.startswith("220 "), f"port 25 says `{banner}`")
+    asked = [call for call in relay.stand_ins.secrets.calls if call.operation == "GetSecretValue"]
+    require(asked, "it is ready without having asked Secrets Manager")
+    proofs = [attempt for attempt in relay.provider.auths if attempt.accepted]
+    require(proofs, "it is ready without a login at the provider")
+    how = f"{len(asked)} GetSecretValue, {len(proofs)} login"
+    return f"ready after {format_seconds(seconds)}; {how}; {banner}"
+
+
+@check("relayed")
+def relayed(relay: Relay) -> str:
+    """Prove that a message arrives whole, over verified TLS and with AUTH."""
+    message = relay.wait_delivered(relay.send())[0]
+    current = relay.credentials[-1].username
+    require(message.tls_version, "it came without TLS")
+    require(message.user == current, f"it came with the login `{message.user}`, expected `{current}`")
+    require(
+        message.sender == SENDER and message.recipients == (RECIPIENT,),
+        f"its envelope is {message.sender} → {', '.join(message.recipients)}",
+    )
+    require(b"\r\n.\r\n..two\r\n" in message.body, "its body was changed on the way")
+    login = [each for each in relay.provider.auths if each.session == message.session]
+    others = [each for each in login if each.password_is not in ("current", "")]
+    require(not others, "it came with another password")
+    require(not relay.provider.leaks, "a password was sent in the clear")
+    mechanism = login[-1].mechanism if login else "of a session before"
+    return f"{message.tls_version}, AUTH {mechanism}, {message.reply}"
+
+
+@check("credential-on-tmpfs")
+def credential_on_tmpfs(relay: Relay) -> str:
+    """Prove that the credential is in one file on tmpfs, mode 0600, and nowhere else in the guest."""
+    kind = relay.read(f"stat -f -c %T {SASL_MAP}")
+    facts = relay.read(f"stat -c '%a %U:%G' {SASL_MAP}")
+    require(kind == "tmpfs", f"{SASL_MAP} is on {kind}")
+    require(facts == "600 root:root", f"{SASL_MAP} is {facts}, expected 600 root:root")
+    password = relay.credentials[-1].password
+    require(password in relay.read(f"cat {SASL_MAP}"), f"{SASL_MAP} does not hold the current password")
+    require(not relay.read("swapon --show --noheadings"), "the guest swaps, so memory can reach a disk")
+    found = _search_guest(relay)
+    require(not found, f"a credential is also in {found}")
+    shown = [path for path in ("/readyz", "/livez", "/metrics") if _shows(relay, path)]
+    require(not shown, f"a credential is shown by {', '.join(shown)}")
+    return f"{SASL_MAP}: tmpfs, {facts}; not in files, journal, arguments, environments, health pages"
+
+
+@check("closed-relay")
+def closed_relay(relay: Relay) -> str:
+    """Prove that an address outside `networks` is refused, by the firewall and by Postfix on its own."""
+    outside = relay.guest.add_outside_address()
+    seen = []
+    if _has_firewall(relay):
+        banner = greeting(outside, timeout_seconds=8)
+        require(not banner, f"the firewall lets an outsider in: {banner}")
+        seen.append("firewall: dropped")
+        # Open the firewall alone for the outsider, so that Postfix's own answer is seen as well.
+        relay.read(_FIREWALL_OPEN)
+    try:
+        answer = _try_to_relay(outside)
+    finally:
+        if seen:
+            relay.read(_FIREWALL_CLOSE)
+    inside = _try_to_relay(relay.guest.smtp_address, until="rcpt")
+    require(inside.startswith("250"), f"the same recipient from inside `networks` got: {inside}")
+    return "; ".join([*seen, f"Postfix: {answer}", f"inside: {inside}"])
+
+
+def _try_to_relay(address: Address, *, until: str = "refused") -> str:
+    """Return the reply to RCPT TO; CheckFailed when an outsider gets further."""
+    with smtplib.SMTP(*address, local_hostname="verify.example.com", timeout=30) as client:
+        client.ehlo()
+        code, reply = client.mail(_STRANGER)
+        if code == 250:
+            code, reply = client.rcpt(RECIPIENT)
+        said = f"{code} {reply.decode(errors='replace')}"
+        if until == "refused" and code < 500:
+            raise CheckFailed(f"an outsider's recipient got `{said}`, expected 5xx before DATA")
+        return said
+
+
+def _has_firewall(relay: Relay) -> bool:
+    return bool(relay.read("nft list set inet relay networks4 2>/dev/null || true"))
+
+
+_OUTSIDERS = "10.0.3.0/24"
+_FIREWALL_OPEN = f"nft insert rule inet relay input ip saddr {_OUTSIDERS} accept comment verify"
+_FIREWALL_CLOSE = (
+    "handle=$(nft -a list chain inet relay input | sed -n '/comment \"verify\"/s/.*# handle //p');"
+    ' for each in $handle; do nft delete rule inet relay input handle "$each"; done'
+)
+
+
+def _search_guest(relay: Relay) -> str:
+    """Return where else a credential is: files, journal, arguments and environments of processes.
+
+    The patterns go through stdin, so that the search does not find itself.
+    """
+    patterns = "".join(f"{value.decode()}\n" for value in relay.traces.values())
+    script = (
+        "patterns=$(mktemp /dev/shm/patterns.XXXXXX); cat > $patterns;"
+        f" grep -rlaF -f $patterns {_SEARCHED} 2>/dev/null;"
+        f" find /run -type f ! -path {SASL_MAP} -exec grep -laF -f $patterns {{}} + 2>/dev/null;"
+        " grep -laF -f $patterns /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null;"
+        " journalctl -b -o export --no-pager | grep -aqF -f $patterns && echo the journal;"
+        " dmesg | grep -aqF -f $patterns && echo the kernel log;"
+        " rm -f $patterns; true"
+    )
+    said = relay.guest.run(script, root=True, stdin=patterns, timeout_seconds=180).stdout
+    return ", ".join(re.sub(r"\s+", " ", said).split())
+
+
+def _shows(relay: Relay, path: str) -> bool:
+    _status, text = relay.guest.health(path)
+    return any(value.decode() in text for value in relay.traces.values())
+
+
+CHECKS = (ready, relayed, credential_on_tmpfs, closed_relay)

@@ -1,0 +1,209 @@
+"""The relay under test, with the stand-ins around it: what the checks talk to."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import smtplib
+import socket
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from typing import Any, TypeVar
+
+from builder.config import RelayConfig
+from builder.errors import BuilderError, CommandError
+from builder.launch import Address, DiskGuest
+from builder.standin.journal import Message
+from builder.standin.provider import Provider
+from builder.standin.sample import SampleCredential
+from builder.standin.stack import StandIns
+
+T = TypeVar("T")
+
+SENDER, RECIPIENT = "app@example.com", "someone@example.net"
+SASL_MAP = "/run/relay/sasl"
+
+
+class CheckFailed(BuilderError):
+    """What was seen is not what was promised; the message is the evidence."""
+
+
+def require(condition: object, evidence: str) -> None:
+    """Raise CheckFailed with this evidence unless the condition is true."""
+    if not condition:
+        raise CheckFailed(evidence)
+
+
+@dataclass
+class Relay:
+    """One booted image. `credentials` are all that were ever in use, the newest last."""
+
+    guest: DiskGuest
+    stand_ins: StandIns
+    config: RelayConfig
+    credentials: list[SampleCredential]
+    identity: dict[str, str] = field(default_factory=dict)
+    """Machine id and host key of the first instance, once they were read."""
+    subjects: list[str] = field(default_factory=list)
+    """Messages that were accepted while the provider was away."""
+
+    @property
+    def provider(self) -> Provider:
+        """The provider stand-in that it sends to."""
+        return self.stand_ins.provider
+
+    @property
+    def traces(self) -> dict[str, bytes]:
+        """Name → bytes that give a credential away."""
+        found = {}
+        for number, credential in enumerate(self.credentials, start=1):
+            for name, value in credential.traces.items():
+                found[f"{name} (credential {number})"] = value
+        return found
+
+    def send(self, count: int = 1) -> list[str]:
+        """Hand in messages on port 25 and return their subjects once each got its 250."""
+        subjects = [f"builder probe {uuid.uuid4().hex}" for _ in range(count)]
+        host, port = self.guest.smtp_address
+        with smtplib.SMTP(host, port, local_hostname="verify.example.com", timeout=60) as client:
+            for subject in subjects:
+                client.sendmail(SENDER, [RECIPIENT], _message(subject))
+        return subjects
+
+    def wait_delivered(self, subjects: Sequence[str], *, timeout_seconds: float = 90) -> list[Message]:
+        """Wait until the provider has accepted all of them; CheckFailed with what the queue says."""
+        wanted = set(subjects)
+
+        def delivered() -> list[Message]:
+            return [message for message in self.provider.messages if message.subject in wanted]
+
+        try:
+            self.provider.wait_for(
+                lambda: {message.subject for message in delivered()} == wanted,
+                timeout_seconds=timeout_seconds,
+            )
+        except BuilderError as error:
+            missing = len(wanted - {message.subject for message in delivered()})
+            raise CheckFailed(
+                f"{missing} of {len(wanted)} messages were not delivered within {timeout_seconds:.0f} s; "
+                f"queue: {self.queue_in_words()}"
+            ) from error
+        return delivered()
+
+    def queue(self) -> list[dict[str, Any]]:
+        """Return the queue as `postqueue -j` shows it."""
+        said = self.guest.run("postqueue -j", root=True).stdout
+        return [json.loads(line) for line in said.splitlines() if line.strip()]
+
+    def queue_in_words(self) -> str:
+        """Return the queue in one line, also when it cannot be read."""
+        try:
+            queue = self.queue()
+        except BuilderError as error:
+            return f"cannot be read ({error.message.splitlines()[0]})"
+        reasons = {reason for entry in queue for reason in _reasons(entry)}
+        return f"{len(queue)} messages" + (f": {'; '.join(sorted(reasons))}" if reasons else "")
+
+    def wait_deferred(self, count: int = 1, *, timeout_seconds: float = 90) -> str:
+        """Wait until that many messages are deferred and return the reasons."""
+
+        def reasons() -> str | None:
+            deferred = [entry for entry in self.queue() if _reasons(entry)]
+            found = {reason for entry in deferred for reason in _reasons(entry)}
+            return "; ".join(sorted(found)) if len(deferred) >= count else None
+
+        return self.wait(reasons, f"{count} deferred messages", timeout_seconds, self.queue_in_words)
+
+    def flush(self) -> None:
+        """Try everything in the queue now."""
+        self.guest.run("postqueue -f", root=True)
+
+    def bounces(self) -> list[Message]:
+        """Return what was sent with the null sender: bounces."""
+        return [message for message in self.provider.messages if not message.sender]
+
+    def misbehave(self, *behaviours: Any) -> None:
+        """Make the provider misbehave from now on, in sessions that are open too: they are broken."""
+        self.provider.behave(*behaviours)
+        self.provider.drop_sessions()
+
+    def ready_text(self) -> str:
+        """Return status and text of `/readyz` in one line."""
+        status, text = self.guest.health("/readyz")
+        return f"{status} {text}"
+
+    def has_listener(self) -> bool:
+        """Say whether something listens on port 25 in the guest."""
+        said = self.guest.run("ss -Hltn 'sport = :25'", root=True).stdout
+        return bool(said.strip())
+
+    def greeting(self, *, timeout_seconds: float = 5) -> str:
+        """Return the greeting on port 25, or nothing when there is none."""
+        return greeting(self.guest.smtp_address, timeout_seconds=timeout_seconds)
+
+    def wait_greeting(self, *, timeout_seconds: float) -> str:
+        """Wait until port 25 greets, and return the greeting."""
+        return self.wait(
+            self.greeting, "a greeting on port 25", timeout_seconds, self.ready_text, pause_seconds=0.5
+        )
+
+    def read(self, command: str) -> str:
+        """Run a command as root in the guest and return what it printed."""
+        return self.guest.run(command, root=True).stdout.strip()
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file in the guest, as root."""
+        self.guest.run(f"cat > {shlex.quote(path)}", root=True, stdin=text)
+
+    @staticmethod
+    def wait(
+        ask: Callable[[], T | None],
+        what: str,
+        timeout_seconds: float,
+        explain: Callable[[], str],
+        *,
+        pause_seconds: float = 1.0,
+    ) -> T:
+        """Ask until there is an answer; CheckFailed says what was waited for and what is seen instead."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            answer = ask()
+            if answer:
+                return answer
+            if time.monotonic() > deadline:
+                raise CheckFailed(f"no {what} within {timeout_seconds:.0f} s; seen: {explain()}")
+            time.sleep(pause_seconds)
+
+
+def greeting(address: Address, *, timeout_seconds: float = 5) -> str:
+    """Return the first line that an SMTP server says, or nothing.
+
+    QEMU's network accepts a connection before it asks the guest, so only the greeting proves a listener.
+    """
+    try:
+        with socket.create_connection(address, timeout=timeout_seconds) as connection:
+            connection.settimeout(timeout_seconds)
+            return connection.recv(512).decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def first_line(error: BuilderError) -> str:
+    """Return the first line of an error: the rest of a CommandError is a log."""
+    lines = error.message.splitlines() or [""]
+    return lines[0] + (f" … {lines[-1].strip()}" if isinstance(error, CommandError) and lines[1:] else "")
+
+
+def _message(subject: str) -> bytes:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = SENDER, RECIPIENT, subject
+    message["Message-ID"] = f"<{uuid.uuid4().hex}@verify.example.com>"
+    message.set_content("A line with a dot:\n.\n..two\nand an end.\n")
+    return message.as_bytes()
+
+
+def _reasons(entry: dict[str, Any]) -> list[str]:
+    return [to["delay_reason"] for to in entry.get("recipients", []) if to.get("delay_reason")]

@@ -1,0 +1,147 @@
+"""Run the checks of a profile, with as few boots as they need."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from builder import console, hygiene
+from builder.config import BootConfig, RelayConfig
+from builder.errors import BuilderError
+from builder.launch import DiskGuest, Launcher
+from builder.render import render_boot
+from builder.render.postfix import tls_mode
+from builder.standin.sample import SampleCredential, sample_credential
+from builder.standin.stack import QEMU_HOST, StandIns
+from builder.verify import clone, fresh, restart, trouble
+from builder.verify.check import Check
+from builder.verify.evidence import collect
+from builder.verify.relay import Relay, first_line
+from builder.verify.report import CheckResult, Profile
+
+# The guest's only neighbour on QEMU's user network is this machine, as 10.0.2.2: it alone may relay.
+NETWORKS = (f"{QEMU_HOST}/32",)
+HOST_NAME = "verify.relay.internal"
+
+FIRST_BOOT: Mapping[Profile, tuple[Check, ...]] = {
+    "short": fresh.CHECKS,
+    "full": (*fresh.CHECKS, *trouble.CHECKS, *restart.CHECKS),
+}
+SECOND_BOOT: Mapping[Profile, tuple[Check, ...]] = {"short": (), "full": clone.CHECKS}
+
+
+@dataclass
+class Run:
+    """One verification while it goes on."""
+
+    image: Path
+    config: RelayConfig
+    profile: Profile
+    launcher: Launcher
+    logs: Path
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    results: list[CheckResult] = field(default_factory=list)
+    boots: dict[str, float] = field(default_factory=dict)
+    identity: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a check failed so far."""
+        return any(not result.passed for result in self.results)
+
+    def add(self, result: CheckResult) -> None:
+        """Keep a result and say it."""
+        self.results.append(result)
+        mark = "✓" if result.passed else "✗"
+        seconds = console.format_seconds(result.seconds)
+        console.say(f"{mark} {result.name} ({seconds})" + ("" if result.passed else f": {result.evidence}"))
+
+
+def check_sealed(run: Run, image_format: str) -> None:
+    """Look into the finished image from outside; one result for each assertion of `hygiene`."""
+    started = time.monotonic()
+    names = {name: description for name, (description, _find) in hygiene.ASSERTIONS.items()}
+    try:
+        found = hygiene.inspect_image(run.image, image_format=image_format)
+    except BuilderError as error:
+        for name, description in names.items():
+            run.add(CheckResult(f"sealed: {name}", description, False, f"not run: {first_line(error)}"))
+        return
+    # They share one pass over the disk, so each has its part of the time.
+    seconds = (time.monotonic() - started) / len(found)
+    for each in found:
+        run.add(CheckResult(f"sealed: {each.name}", each.description, each.holds, each.evidence, seconds))
+
+
+def check_first_boot(run: Run) -> None:
+    """Boot a fresh instance whose secret is there, and run its checks."""
+    with _relay(run, "fresh", has_secret=True) as relay:
+        _run_checks(run, relay, "fresh", FIRST_BOOT[run.profile])
+        run.identity = relay.identity
+
+
+def check_second_boot(run: Run) -> None:
+    """Boot a second instance, before its secret is there, and run its checks."""
+    checks = SECOND_BOOT[run.profile]
+    if not checks:
+        return
+    with _relay(run, "second", has_secret=False) as relay:
+        relay.identity = run.identity
+        _run_checks(run, relay, "second", checks)
+
+
+@contextlib.contextmanager
+def _relay(run: Run, boot: str, *, has_secret: bool) -> Iterator[Relay]:
+    config = run.config
+    credential = sample_credential(config.provider, config.region)
+    with _stand_ins(config, credential) as stand_ins:
+        if not has_secret:
+            stand_ins.secrets.delete(stand_ins.secret_name)
+        user_data = boot_user_data(config, stand_ins)
+        with run.launcher(run.image, user_data=user_data, login=True, logs=run.logs / boot) as guest:
+            yield Relay(guest, stand_ins, config, [credential])
+
+
+def _stand_ins(config: RelayConfig, credential: SampleCredential) -> StandIns:
+    return StandIns(
+        secret_name=config.secret_name,
+        secret=credential.secret,
+        users={credential.username: credential.password},
+        region=config.region or "us-east-1",
+        host_names=(config.upstream_host,),
+        tls=tls_mode(config),
+        host_address=QEMU_HOST,
+    )
+
+
+def boot_user_data(config: RelayConfig, stand_ins: StandIns) -> str:
+    """Return the launch user data of an instance that uses the stand-ins."""
+    boot = BootConfig.model_validate({**stand_ins.boot_json, "networks": NETWORKS, "hostname": HOST_NAME})
+    return render_boot(boot, hosts={config.upstream_host: QEMU_HOST})
+
+
+def _run_checks(run: Run, relay: Relay, boot: str, checks: Sequence[Check]) -> None:
+    """Run checks in order. The first is the boot itself: without it the others cannot be tried."""
+    for number, each in enumerate(checks):
+        result = each.result(relay)
+        run.add(result)
+        if not result.passed:
+            collect(relay.guest, run.logs / boot, hide=list(relay.traces.values()))
+        if number == 0 and not result.passed:
+            for left in checks[1:]:
+                run.add(left.not_run(f"`{each.name}` failed"))
+            return
+        _note_boot(run, relay.guest, boot, each)
+        if number == 0 and boot == "fresh":
+            with contextlib.suppress(BuilderError):
+                relay.identity = clone.read_identity(relay)
+
+
+def _note_boot(run: Run, guest: DiskGuest, boot: str, check: Check) -> None:
+    seconds = guest.time_to_ready
+    if seconds is not None and check.name in ("ready", "power-cut", "secret-arrives"):
+        run.boots[boot if check.name == "ready" else check.name] = round(seconds, 1)

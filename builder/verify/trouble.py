@@ -1,0 +1,70 @@
+"""Checks of a relay whose provider is not as it should be: mail waits, and no password gets out."""
+
+from __future__ import annotations
+
+import time
+
+from builder.standin.behaviour import Behaviour, Certificate, Fault
+from builder.standin.sample import sample_credential
+from builder.verify.check import check
+from builder.verify.relay import Relay, require
+
+_RECOVERY_SECONDS = 150
+
+
+@check("wrong-certificate")
+def wrong_certificate(relay: Relay) -> str:
+    """Prove that a provider with another's certificate gets no password; the mail waits."""
+    impostor = Behaviour(Fault.CERTIFICATE, certificate=Certificate.WRONG_NAME)
+    relay.misbehave(impostor)
+    try:
+        before = len(relay.provider.auths)
+        subjects = relay.send()
+        reason = relay.wait_deferred()
+        tried = relay.provider.auths[before:]
+        require(not tried, f"{len(tried)} logins were sent to the impostor")
+        require(not relay.provider.leaks, "a password was sent to the impostor")
+    finally:
+        relay.provider.clear()
+    relay.flush()
+    relay.wait_delivered(subjects, timeout_seconds=_RECOVERY_SECONDS)
+    return f"deferred ({reason}), no login sent; delivered once the certificate was right"
+
+
+@check("wrong-password")
+def wrong_password(relay: Relay) -> str:
+    """Prove that a password that the provider refuses defers mail, and a rotated secret mends it."""
+    config = relay.config
+    user = relay.credentials[-1].username
+    new = sample_credential(config.provider, config.region, username=user)
+    relay.credentials.append(new)
+    relay.provider.set_password(new.username, new.password)
+    relay.provider.drop_sessions()
+    subjects = relay.send()
+    reason = relay.wait_deferred()
+    require(not relay.bounces(), "the provider got a bounce")
+    relay.stand_ins.secrets.rotate(relay.stand_ins.secret_name, new.secret)
+    seconds = _wait_new_login(relay)
+    relay.flush()
+    message = relay.wait_delivered(subjects, timeout_seconds=_RECOVERY_SECONDS)[0]
+    require(not relay.bounces(), "the provider got a bounce")
+    in_use = relay.read("cat /run/relay/sasl")
+    require(new.password in in_use, "the map does not hold the new password")
+    old = [each for each in relay.credentials[:-1] if each.password in in_use]
+    require(not old, "the map still holds an old password")
+    return f"deferred ({reason}); new secret in use after {seconds:.0f} s; delivered ({message.reply})"
+
+
+def _wait_new_login(relay: Relay) -> float:
+    """Wait until the agent has logged in with the new password and says so; seconds since the rotation."""
+    rotated = time.time()
+
+    def is_ready() -> bool:
+        fresh = [each for each in relay.provider.auths if each.accepted and each.time >= rotated]
+        return bool(fresh) and relay.guest.health("/readyz")[0] == 200 and '"ready"' in relay.ready_text()
+
+    relay.wait(is_ready, "login with the rotated secret", _RECOVERY_SECONDS, relay.ready_text)
+    return time.time() - rotated
+
+
+CHECKS = (wrong_certificate, wrong_password)
