@@ -17,6 +17,10 @@ from builder.standin.behaviour import Certificate, Stage
 T = TypeVar("T")
 
 
+class NotSeenError(BuilderError):
+    """What was waited for did not happen in time."""
+
+
 @dataclass
 class AuthAttempt:
     """One AUTH command, recorded as soon as its line is read; the password itself is never kept.
@@ -286,13 +290,13 @@ class Journal:
     def wait_for(self, predicate: Callable[[], T], *, timeout_seconds: float) -> T:
         """Wait until `predicate` is true and return what it gave; it is asked after each change.
 
-        Errors: BuilderError with the counters when that has not happened in time.
+        Errors: NotSeenError with the counters when that has not happened in time.
         """
         with self._changed:
             found = self._changed.wait_for(predicate, timeout_seconds)
             if found:
                 return found
-            raise BuilderError(
+            raise NotSeenError(
                 "The provider stand-in did not see what was waited for within "
                 f"{timeout_seconds:.0f} s; it saw {_sentence(self._counts)}"
             )

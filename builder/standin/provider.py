@@ -244,7 +244,7 @@ class Provider:
         return tuple(self._shared.errors)
 
     def wait_for(self, predicate: Callable[[], T], *, timeout_seconds: float) -> T:
-        """Wait until `predicate` is true; it is asked after each change. Errors: BuilderError in the end."""
+        """Wait until `predicate` is true; it is asked after each change. Errors: NotSeenError."""
         return self._shared.journal.wait_for(predicate, timeout_seconds=timeout_seconds)
 
     def forget(self) -> None:

@@ -144,7 +144,7 @@ class SecretsManager:
                 hint="Give it another port, or 0 for a free one",
             ) from error
         self._thread = threading.Thread(
-            target=self._server.serve_forever, name="secrets stand-in", daemon=True
+            target=self._server.serve_forever, args=(0.05,), name="secrets stand-in", daemon=True
         )
         self._thread.start()
 
