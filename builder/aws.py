@@ -134,6 +134,18 @@ def calling(what: str) -> Iterator[None]:
         raise AwsError(f"Cannot {what}: {error}", code="", hint="Check the endpoint") from error
 
 
+def who_am_i(*, timeout_seconds: float = 5) -> str:
+    """Return the caller's ARN and where its credentials were found: `…:user/me (from sso)`."""
+    with calling("ask AWS who we are"):
+        session = boto3.session.Session()
+        credentials = session.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+        region = session.region_name or "us-east-1"
+        sts = client("sts", region=region, timeout_seconds=timeout_seconds, attempts=1)
+        return f"{sts.get_caller_identity()['Arn']} (from {credentials.method})"
+
+
 def _from_answer(what: str, error: ClientError) -> AwsError:
     answer = error.response.get("Error", {})
     code = str(answer.get("Code", ""))

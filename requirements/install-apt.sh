@@ -13,7 +13,11 @@ while read -r package; do
     state=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$state" = installed ] || missing+=("$package")
 done < <(grep -vE '^[[:space:]]*(#|$)' apt.txt)
-[ ${#missing[@]} -gt 0 ] || exit 0
+# A base image is built from the mirror that apt knows, and apt knows it from its lists.
+lists=(/var/lib/apt/lists/*Release)
+if [ ${#missing[@]} -eq 0 ] && [ -e "${lists[0]}" ]; then
+    exit 0
+fi
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
@@ -26,7 +30,7 @@ if [ "$(id -u)" -ne 0 ]; then
     as_root=(sudo)
 fi
 
-echo "Installing with apt: ${missing[*]}" >&2
+echo "Installing with apt: ${missing[*]:-nothing but its lists}" >&2
 # A restart of services is nobody's wish here: neither Postfix nor sshd is started (invoke-rc.d asks
 # policy-rc.d, see /usr/share/doc/init-system-helpers/README.policy-rc.d.gz), and Postfix gets no
 # configuration. A policy-rc.d that is there stays as it is.
@@ -45,8 +49,9 @@ esac
 apt=(apt-get --quiet --quiet -o Acquire::Retries=3 -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30
      -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
 for attempt in 1 2 3; do
-    if timeout 300 "${apt[@]}" update && timeout 1200 "${apt[@]}" install --yes --no-install-recommends "$@"; then
-        exit 0
+    if timeout 300 "${apt[@]}" update; then
+        [ $# -gt 0 ] || exit 0
+        timeout 1200 "${apt[@]}" install --yes --no-install-recommends "$@" && exit 0
     fi
     echo "apt-get did not succeed (attempt $attempt of 3)" >&2
     sleep $((attempt * 5))

@@ -13,6 +13,7 @@ import click
 VERBS: Mapping[str, str] = {
     "presets": "List the mail providers, or show one with its limits and sources.",
     "render": "Write every file that would go into an image, without any tool or account.",
+    "doctor": "Examine this machine: every tool and permission, and the command that mends each.",
     "completion": "Print the script that completes builder's commands in a shell.",
 }
 
