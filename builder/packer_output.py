@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # Packer's words for why: a build that failed, and a template that it refuses.
-_FAILED = re.compile(r"^Build '[^']+' errored after [^:]*: (.+)|^(?:==> [\w.-]+: )?Error: (.+)")
+_FAILED = re.compile(
+    r"^(?:Build '[^']+' errored after [^:]*: |==> [\w.-]+: (?=Error [a-z])|(?:==> [\w.-]+: )?Error: )(.+)"
+)
 # What a line of Packer's output says about the phase; the first that fits. `BUILDER-PHASE` lines come from
 # build.pkr.hcl, the others are Packer's own words, the same from 1.6.6 to 1.16.
 _PHASES: tuple[tuple[re.Pattern[str], str, str], ...] = (
@@ -59,7 +61,7 @@ class Progress:
     def _read(self, line: str) -> None:
         failed = _FAILED.match(line)
         if failed:
-            self.reasons.append((failed[1] or failed[2]).strip())
+            self.reasons.append(failed[1].strip())
             return
         for pattern, phase, text in _PHASES:
             if pattern.search(line):

@@ -60,9 +60,11 @@ source "qemu" "relay" {
   disable_vnc = true
   # Nothing is typed at the console; a negative wait is Packer's way to say none (0 means 10 s).
   boot_wait = "-1s"
-  # -cpu rather than cpu_model, which 1.6.6 does not know. -netdev replaces Packer's own, which would
-  # offer the machine's SSH port on every address of the host.
+  # -machine and -netdev replace Packer's own: without graphics, firmware and boot loader write to the serial
+  # console, so that "No bootable device" can be seen; and SSH is offered on this host's loopback only.
+  # -cpu rather than cpu_model, which 1.6.6 does not know.
   qemuargs = [
+    ["-machine", "type=pc,accel=${var.accelerator},graphics=off"],
     ["-cpu", var.cpu],
     ["-serial", "file:${var.serial_log}"],
     ["-netdev", "user,id=user.0,hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22"],

@@ -1,0 +1,157 @@
+"""Explain a failed bake: gather what was seen in one folder, a one-line diagnosis first."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from builder import assets, packer_output
+from builder.console import format_seconds
+from builder.errors import BuilderError
+from builder.packer_run import BakeFailed
+from builder.workspace import Workspace
+
+_ERROR = "error.txt"
+_ABOUT = {
+    _ERROR: "the error as builder saw it",
+    "serial.log": "the machine's serial console",
+    "packer.log": "Packer's output, with that of the scripts in the machine",
+    "packer-debug.log": "Packer's own log, with QEMU's messages",
+    "cloud-init-status.json": "`cloud-init status --format json`",
+    "cloud-init-blame.txt": "`cloud-init analyze blame`: what took how long",
+    "cloud-init-output.log": "what cloud-init's programs printed",
+    "apt-term.log": "what dpkg said",
+    "dpkg.log": "what dpkg did, by time",
+    "journal.log": "warnings of the journal",
+    "disk.txt": "free space in the machine",
+    "network.txt": "addresses, routes, resolver",
+}
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1bc")
+_MOST_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was wrong, in one line; `evidence` is `file: line`, empty when nothing known was found."""
+
+    name: str
+    summary: str
+    hint: str
+    evidence: str
+
+
+class Known(BaseModel):
+    """One entry of packer/diagnoses.yaml, which explains the keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    files: tuple[str, ...] = Field(alias="in", min_length=1)
+    pattern: re.Pattern[str]
+    also: dict[str, re.Pattern[str]] = {}
+    absent: dict[str, re.Pattern[str]] = {}
+    summary: str
+    hint: str
+
+
+def read_catalogue() -> list[Known]:
+    """Read packer/diagnoses.yaml, in its order."""
+    text = (assets.folder("packer") / "diagnoses.yaml").read_text(encoding="utf-8")
+    return TypeAdapter(list[Known]).validate_python(yaml.safe_load(text))
+
+
+def diagnose(files: Mapping[str, str]) -> Diagnosis:
+    """Find the first known failure in the texts of a bundle, by file name."""
+    for known in read_catalogue():
+        found = _match(known, files)
+        if found is not None:
+            return found
+    said = files.get(_ERROR, "").strip().splitlines()
+    return Diagnosis(
+        "unknown",
+        said[0] if said else "The bake failed, and nothing in its logs says why",
+        "Read `packer.log` from its end, then `serial.log`",
+        "",
+    )
+
+
+def collect(work: Workspace, error: BuilderError) -> Diagnosis:
+    """Write `bundle/` into a workspace: logs, the files that the machine printed, and DIAGNOSIS.txt."""
+    folder = work.path / "bundle"
+    folder.mkdir(exist_ok=True)
+    for path in (work.packer_log, work.debug_log, work.serial_log):
+        if path.exists():
+            shutil.copyfile(path, folder / path.name)
+    for name, text in packer_output.cut_files(work.packer_log).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / _ERROR).write_text(error.message + "\n", encoding="utf-8")
+    files = {path.name: _read(path) for path in sorted(folder.iterdir()) if path.name != "DIAGNOSIS.txt"}
+    diagnosis = diagnose(files)
+    (folder / "DIAGNOSIS.txt").write_text(_write(diagnosis, error, sorted(files)), encoding="utf-8")
+    return diagnosis
+
+
+def keep(work: Workspace, error: BuilderError) -> BuilderError:
+    """Collect the bundle, move the workspace to `.failed/`, and return the error to raise from `error`."""
+    diagnosis = collect(work, error)
+    folder = work.fail() / "bundle"
+    phase = f" (phase `{error.phase}`)" if isinstance(error, BakeFailed) else ""
+    evidence = f"\n    {diagnosis.evidence}" if diagnosis.evidence else ""
+    return BuilderError(
+        f"Image `{work.name}` was not baked{phase}: {diagnosis.summary}{evidence}",
+        hint=f"{diagnosis.hint}\nEverything that was seen: `{folder}`; begin with `DIAGNOSIS.txt`",
+    )
+
+
+def _match(known: Known, files: Mapping[str, str]) -> Diagnosis | None:
+    if any(not pattern.search(files.get(name, "")) for name, pattern in known.also.items()):
+        return None
+    if any(pattern.search(files.get(name, "")) for name, pattern in known.absent.items()):
+        return None
+    for name in known.files:
+        match = known.pattern.search(files[name]) if name in files else None
+        if match is None:
+            continue
+        # `lock` and `lock2` are the same thing in two wordings.
+        groups: dict[str, str] = {}
+        for group, value in match.groupdict().items():
+            groups[group.rstrip("2")] = groups.get(group.rstrip("2")) or (value or "").strip()
+        line = _line_of(files[name], match)
+        return Diagnosis(
+            known.name,
+            known.summary.format_map(groups).strip(),
+            known.hint.format_map(groups),
+            f"{name}: {line}" if line else name,
+        )
+    return None
+
+
+def _line_of(text: str, match: re.Match[str]) -> str:
+    start = text.rfind("\n", 0, match.start()) + 1
+    end = text.find("\n", match.start())
+    return text[start : end if end >= 0 else len(text)].strip()[:300]
+
+
+def _read(path: Path) -> str:
+    """Read the last 4 MB of a log as text without colour."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - _MOST_BYTES))
+        return _COLOUR.sub("", stream.read().decode("utf-8", errors="replace")).replace("\r", "")
+
+
+def _write(diagnosis: Diagnosis, error: BuilderError, files: list[str]) -> str:
+    lines = [diagnosis.summary, "", f"What to do: {diagnosis.hint}"]
+    if diagnosis.evidence:
+        lines += ["", f"Seen in {diagnosis.evidence}"]
+    lines += ["", "The error:", *(f"    {line}" for line in error.message.splitlines())]
+    if isinstance(error, BakeFailed) and error.timings:
+        lines += ["", "How far it came:"]
+        lines += [f"    {phase:<10} {format_seconds(seconds)}" for phase, seconds in error.timings.items()]
+    lines += ["", "Files:"]
+    lines += [f"    {name:<24} {_ABOUT.get(name, '')}".rstrip() for name in files]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,190 @@
+"""The record of an image: what it was made from, what it is, and whether it was verified."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from builder import console
+from builder.errors import BuilderError
+
+RECORD = "record.json"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Inputs(_Model):
+    """What decides an image; every value but `target` and `tools` is a sha256 in hex."""
+
+    target: Literal["qemu", "ami"]
+    # The base's own digest; for an AMI the digest of its id, which never means another image.
+    base: str
+    rendered: str
+    template: str
+    config: str
+    # Only versions that change what comes out.
+    tools: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """The bake key: the same inputs give the same key, and so the same image."""
+        return hashlib.sha256(_canonical(self.model_dump())).hexdigest()
+
+
+class Base(_Model):
+    """The base image; `digest` is the sha256 of the file, or the AMI's id."""
+
+    name: str
+    release: str
+    digest: str
+    source: str
+
+
+class Artifact(_Model):
+    """What was made: a file beside the record with its digest and size, or AMI ids by region."""
+
+    file: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    ami_ids: dict[str, str] = {}
+
+
+class Package(_Model):
+    """One installed Debian package; `source` is empty when it is that of the same name."""
+
+    name: str
+    version: str
+    arch: str
+    source: str = ""
+
+
+class ImageRecord(_Model):
+    """`images/NAME/record.json`; `timings` are seconds by phase."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    bake_id: str
+    key: str
+    status: Literal["baked", "verified", "failed"]
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    preset: str
+    base: Base
+    inputs: Inputs
+    artifact: Artifact
+    packages: tuple[Package, ...] = ()
+    tools: dict[str, str] = {}
+    timings: dict[str, float] = {}
+    verify: dict[str, Any] | None = None
+
+
+def digest_of(files: Mapping[str, str | Path]) -> str:
+    """Return one sha256 for named contents; a Path stands for what is in that file."""
+    digests = {
+        name: hashlib.sha256(value.read_bytes() if isinstance(value, Path) else value.encode()).hexdigest()
+        for name, value in files.items()
+    }
+    return hashlib.sha256(_canonical(digests)).hexdigest()
+
+
+def digest_of_values(values: Mapping[str, Any]) -> str:
+    """Return the sha256 of a configuration, whatever the order of its keys."""
+    return hashlib.sha256(_canonical(values)).hexdigest()
+
+
+def digest_of_folder(folder: Path) -> str:
+    """Return one sha256 for the files under a folder: names and contents, not dates or modes."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return digest_of({path.relative_to(folder).as_posix(): path for path in found})
+
+
+def describe_file(path: Path) -> Artifact:
+    """Describe a disk image that lies beside its record: digest and size."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Artifact(file=path.name, sha256=digest, size=path.stat().st_size)
+
+
+def parse_packages(text: str) -> tuple[Package, ...]:
+    r"""Read `dpkg-query -W -f '${Package}\t${Version}\t${Architecture}\t${Source}\n'`.
+
+    A source with a version of its own is written `name (version)`; only the name is kept.
+    """
+    packages = []
+    for line in text.splitlines():
+        fields = [*line.split("\t"), "", "", "", ""]
+        if fields[0] and fields[1]:
+            source = fields[3].strip().partition(" ")[0]
+            packages.append(Package(name=fields[0], version=fields[1], arch=fields[2].strip(), source=source))
+    return tuple(packages)
+
+
+def save(record: ImageRecord, folder: Path) -> Path:
+    """Write `record.json` into a folder; it is there whole or as it was before."""
+    path = folder / RECORD
+    partial = folder / f".{RECORD}.partial"
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(record.model_dump_json(indent=2) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+    return path
+
+
+def load(folder: Path) -> ImageRecord:
+    """Read an image's record. Errors: BuilderError when there is none, or it cannot be read."""
+    path = folder / RECORD
+    try:
+        return ImageRecord.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise BuilderError(
+            f"There is no image `{folder.name}` in `{folder.parent}`", hint="List them with `builder images`"
+        ) from error
+    except ValidationError as error:
+        raise BuilderError(
+            f"`{path}` is not a record that this builder can read: {_first_problem(error)}",
+            hint=f"Bake it again with `--force`, or delete the folder `{folder}`",
+        ) from error
+
+
+def images(images_dir: Path) -> Iterator[tuple[Path, ImageRecord]]:
+    """Yield folder and record of every image, by name; one that cannot be read is warned about."""
+    for path in sorted(images_dir.glob(f"[!.]*/{RECORD}")):
+        try:
+            yield path.parent, load(path.parent)
+        except BuilderError as error:
+            console.warn(f"{error.message}. {error.hint}")
+
+
+def find(images_dir: Path, key: str) -> tuple[Path, ImageRecord] | None:
+    """Find the image that was made from the same inputs and is still whole."""
+    for folder, record in images(images_dir):
+        if record.key == key and record.status != "failed" and is_whole(record, folder):
+            return folder, record
+    return None
+
+
+def is_whole(record: ImageRecord, folder: Path) -> bool:
+    """Whether the artifact is there in its recorded size. An AMI counts as there: asking takes a call."""
+    if record.artifact.file is None:
+        return bool(record.artifact.ami_ids)
+    path = folder / record.artifact.file
+    return path.is_file() and path.stat().st_size == record.artifact.size
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
