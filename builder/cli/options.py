@@ -18,6 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_BASE = "ubuntu-24.04"
 DEFAULT_CONFIG = Path("relay.yaml")
+DEFAULT_REGION = "us-east-1"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,19 @@ class ConfigFlags:
                     "or write a relay.yaml with `builder init`."
                 )
             config = DEFAULT_CONFIG
-        return load_config(config, self.keys)
+        return load_config(config, self.keys if config else _with_region(self.keys))
+
+
+def _with_region(keys: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Name a region where flags alone are given and the provider needs one: the environment's, or ours."""
+    from builder import console
+    from builder.presets import load_preset, preset_names
+
+    if keys["region"] or keys["preset"] not in preset_names() or not load_preset(keys["preset"]).has_regions:
+        return keys
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION
+    console.say(f"Region {region}, as no `--region` names another")
+    return {**keys, "region": region}
 
 
 _CONFIG_OPTIONS = (

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+import builder.cli
+from builder.cli import cli, main
+from builder.cli.verbs import VERBS, Verb
+from builder.errors import BuilderError
+
+# Modules that cost more than the whole of `--help`.
+HEAVY = {"rich", "pydantic", "boto3", "botocore", "yaml", "jinja2", "requests", "moto", "json"}
+FailWith = Callable[[BaseException], None]
+# Modules of builder.cli that are not a verb.
+SHARED = {"options", "verbs"}
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Run builder in this process; returns exit code, stdout, stderr."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(words))
+    captured = capsys.readouterr()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code, captured.out, captured.err
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def fail_with(monkeypatch: pytest.MonkeyPatch) -> FailWith:
+    """Make `builder presets` raise an error: `fail_with(error)`."""
+
+    def use(error: BaseException) -> None:
+        @click.command()
+        def command() -> None:
+            raise error
+
+        monkeypatch.setattr(importlib.import_module("builder.cli.presets"), "command", command)
+
+    return use
+
+
+@pytest.mark.allow_programs("python", "python3", "python3.11")
+def test_help_imports_nothing_heavy() -> None:
+    script = "import sys; import builder.cli; builder.cli.cli.main(['--help'], standalone_mode=False);"
+    script += "print(*sys.modules, file=sys.stderr)"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    loaded = done.stderr.split()
+    assert HEAVY & set(loaded) == set()
+    assert [name for name in loaded if name.startswith("builder.") and "cli" not in name] == [
+        "builder.errors"
+    ]
+
+
+def test_the_table_of_verbs_lists_the_modules_that_are_there() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(builder.cli.__path__)}
+
+    assert set(VERBS) == modules - SHARED
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = importlib.import_module(f"builder.cli.{verb}").command
+
+    for words, each in leaves([verb], command):
+        code, out, _err = run(capsys, *words, "--help")
+
+        assert code == 0
+        assert isinstance(each, Verb)
+        assert f"Example:\n  builder {verb}" in out or "builder " in each.example
+        assert all(isinstance(p, click.Argument) or getattr(p, "help", None) for p in each.params)
+
+
+def leaves(words: list[str], command: click.Command) -> Iterator[tuple[list[str], click.Command]]:
+    """Walk a command and its subcommands."""
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            yield from leaves([*words, name], each)
+    else:
+        yield words, command
+
+
+def test_help_lists_every_verb_with_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _err = run(capsys, "--help")
+
+    text = " ".join(out.split())
+    assert code == 0
+    assert all(f"{verb} {what}" in text for verb, what in VERBS.items())
+
+
+def test_without_a_verb_the_help_is_shown_and_the_usage_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _out, err = run(capsys)
+
+    assert code == 2
+    assert "Commands:" in err
+
+
+def test_a_mistyped_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "prset")
+
+    assert (code, out) == (2, "")
+    assert "There is no command `prset`. Did you mean `presets`?" in err
+
+
+def test_an_unknown_option_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _out, err = run(capsys, "presets", "--colour")
+
+    assert code == 2
+    assert "--colour" in err
+
+
+def test_an_error_ends_with_1_and_shows_no_traceback(
+    fail_with: FailWith, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(BuilderError("It broke", hint="Mend it"))
+
+    code, out, err = run(capsys, "presets")
+
+    assert (code, out, err) == (1, "", "error: It broke\n\nhint: Mend it\n")
+
+
+def test_debug_shows_the_traceback_too(fail_with: FailWith, capsys: pytest.CaptureFixture[str]) -> None:
+    fail_with(BuilderError("It broke"))
+
+    code, _out, err = run(capsys, "--debug", "presets")
+
+    assert code == 1
+    assert err.startswith("Traceback (most recent call last)")
+    assert err.endswith("error: It broke\n")
+
+
+def test_ctrl_c_ends_with_130_and_one_line(fail_with: FailWith, capsys: pytest.CaptureFixture[str]) -> None:
+    fail_with(KeyboardInterrupt())
+
+    code, out, err = run(capsys, "presets")
+
+    assert (code, out) == (130, "")
+    assert err.split("\n") == ["", "stopped; nothing is left running", ""]
+
+
+@pytest.mark.allow_programs("python", "python3", "python3.11")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_lets_every_with_block_clean_up(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    script = tmp_path / "stopped.py"
+    script.write_text(
+        "import time, click, builder.cli, builder.cli.presets\n"
+        "@click.command()\n"
+        "def command():\n"
+        "    try:\n"
+        "        print('started', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('cleaned up', flush=True)\n"
+        "builder.cli.presets.command = command\n"
+        "builder.cli.main(['presets'])\n"
+    )
+
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "started\n"
+        running.send_signal(number)
+        out, err = running.communicate(timeout=20)
+
+    assert (running.returncode, out) == (code, "cleaned up\n")
+    assert err.strip() == "stopped; nothing is left running"
+
+
+@pytest.mark.allow_programs("python", "python3", "python3.11")
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "builder", "presets", "ses", "--json"]
+
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+
+    assert done.stderr == ""
+
+
+@pytest.mark.allow_programs("bash")
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _err = run(capsys, "completion", shell)
+
+    assert code == 0
+    assert "_BUILDER_COMPLETE" in out
+
+
+def test_completion_knows_verbs_and_presets() -> None:
+    from click.shell_completion import ShellComplete
+
+    complete = ShellComplete(cli, {}, "builder", "_BUILDER_COMPLETE")
+
+    assert [item.value for item in complete.get_completions([], "rend")] == ["render"]
+    assert [item.value for item in complete.get_completions(["render", "--preset"], "sendg")] == ["sendgrid"]
+    assert "debian-12" in [item.value for item in complete.get_completions(["render", "--base"], "debian")]
+
+
+def test_json_of_the_presets_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "presets", "--json")
+
+    assert (code, err) == (0, "")
+    assert "ses" in [row["preset"] for row in json.loads(out)]
+
+
+def test_a_preset_is_shown_with_the_address_and_date_of_each_value(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, _err = run(capsys, "presets", "ses", "--sources")
+
+    assert code == 0
+    assert "How to get the credential" in out
+    assert "https://docs.aws.amazon.com/ses/" in out
+
+
+def test_an_unknown_preset_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _out, err = run(capsys, "presets", "sendgird")
+
+    assert code == 1
+    assert "Did you mean `sendgrid`?" in err

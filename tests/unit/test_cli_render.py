@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_cli import run
+
+SES = ("--preset", "ses", "--region", "eu-west-1")
+
+
+def test_every_file_is_printed_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "render", *SES)
+
+    assert (code, err) == (0, "")
+    assert "==> root/etc/postfix/main.cf <==" in out
+    assert "[email-smtp.eu-west-1.amazonaws.com]:587" in out
+
+
+def test_the_files_are_written_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "rendered"
+
+    code, printed, err = run(capsys, "render", *SES, "--out", str(out))
+
+    written = sorted(str(path) for path in out.rglob("*") if path.is_file())
+    assert code == 0
+    assert printed.splitlines() == written
+    assert err == f"Wrote {len(written)} files to {out}\n"
+
+
+def test_rendering_twice_into_one_folder_is_fine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run(capsys, "render", *SES, "--out", str(tmp_path / "rendered"))
+
+    assert run(capsys, "render", *SES, "--out", str(tmp_path / "rendered")) == first
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+
+    code, _out, err = run(capsys, "render", *SES, "--out", str(tmp_path))
+
+    assert code == 1
+    assert "`thesis.txt`" in err
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["thesis.txt"]
+
+
+def test_json_holds_the_same_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "render", *SES, "--out", str(tmp_path / "rendered"))
+    _code, out, _err = run(capsys, "render", *SES, "--json")
+
+    files = json.loads(out)
+    assert files["root/etc/postfix/main.cf"] == (tmp_path / "rendered/root/etc/postfix/main.cf").read_text()
+
+
+def test_a_flag_stands_over_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "relay.yaml"
+    config.write_text("preset: ses\nregion: eu-west-1\n")
+
+    _code, out, _err = run(capsys, "render", "--config", str(config), "--region", "us-east-1")
+
+    assert "[email-smtp.us-east-1.amazonaws.com]:587" in out
+
+
+def test_relay_yaml_of_this_folder_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "relay.yaml").write_text("preset: sendgrid\n")
+    monkeypatch.chdir(tmp_path)
+
+    code, out, _err = run(capsys, "render")
+
+    assert code == 0
+    assert "[smtp.sendgrid.net]:587" in out
+
+
+def test_without_a_preset_the_usage_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    code, out, err = run(capsys, "render")
+
+    assert (code, out) == (2, "")
+    assert "`--preset`" in err
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "relay.yaml"
+    config.write_text("preset: ses\nregion: nowhere-1\nnetworks: [10.0.0.0/33]\nhostnam: relay.example.com\n")
+
+    code, _out, err = run(capsys, "render", "--config", str(config))
+
+    assert code == 1
+    assert all(mistake in err for mistake in ("`nowhere-1`", "`10.0.0.0/33`", "`hostnam`"))
+
+
+def test_without_a_region_ses_gets_one_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, "render", "--preset", "ses")
+
+    assert (code, err) == (0, "Region us-east-1, as no `--region` names another\n")
+    assert "[email-smtp.us-east-1.amazonaws.com]:587" in out
+
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    _code, out, _err = run(capsys, "render", "--preset", "ses")
+    assert "[email-smtp.eu-central-1.amazonaws.com]:587" in out
