@@ -1,15 +1,14 @@
 #!/bin/sh
 # Put the rendered files into the image and set up what starts at boot. Runs in the build VM, as root.
 #
-#   configure.sh DIR    DIR holds payload.tar with the tree `root/`
+#   configure.sh DIR    DIR/root mirrors / of the image
 set -eu
 dir=$1
 export LC_ALL=C
 
 has_systemd() { [ -d /run/systemd/system ]; }
 
-tar --extract --file "$dir/payload.tar" --directory "$dir" --no-same-owner
-# Directories keep the mode that the distribution gave them; files take theirs from the archive.
+# Directories keep the mode that the distribution gave them; files take theirs from the rule below.
 (cd "$dir/root" && find . -type d) | while read -r folder; do
     [ -d "/$folder" ] || install -d -m 0755 "/$folder"
 done

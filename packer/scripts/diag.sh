@@ -1,22 +1,25 @@
 #!/bin/sh
-# Print what explains a failed bake. builder cuts it out of Packer's output, one file per pair of marks.
-# Runs as root in the machine, after the step that failed; nothing in here may fail it again.
+# Print what explains a failed bake, each file between two lines that builder cuts it out by. As root, in the build VM.
+set -u
+export LC_ALL=C
 
-part() {
-    echo "BUILDER-DIAG begin $1"
+show() {
+    name=$1
     shift
-    # The marks must stay on lines of their own, also after output without a last newline.
-    timeout 60 "$@" 2>&1 </dev/null | tail -n 400
+    echo "BUILDER-DIAG begin $name"
+    # 200 kB of each: the bundle is read by a person.
+    timeout 60 "$@" 2>&1 | tail -c 200000
     echo
     echo "BUILDER-DIAG end"
 }
 
-part cloud-init-status.json cloud-init status --format json
-part cloud-init-blame.txt cloud-init analyze blame
-part cloud-init-output.log cat /var/log/cloud-init-output.log
-part apt-term.log cat /var/log/apt/term.log
-part dpkg.log tail -n 100 /var/log/dpkg.log
-part journal.log journalctl --no-pager -b -p warning
-part disk.txt df -h
-part network.txt sh -c 'ip -brief address; ip route; cat /etc/resolv.conf'
-exit 0
+show cloud-init-status.json cloud-init status --format json
+show cloud-init-status.txt cloud-init status --long
+show cloud-init-blame.txt cloud-init analyze blame
+show cloud-init-output.log cat /var/log/cloud-init-output.log
+show install.log cat /run/relay-bake/install.log
+show apt-term.log cat /var/log/apt/term.log
+show boot-blame.txt systemd-analyze blame
+show failed-units.txt systemctl list-units --failed --no-pager
+show journal-warnings.txt journalctl --boot --priority warning --no-pager --lines 300
+show disk.txt df -h

@@ -1,0 +1,240 @@
+"""Bake an image: relay.yaml → rendered files → Packer → fresh boot → record.
+
+The pipeline, each step taking what the one before gave:
+
+1. `load_config`    relay.yaml and flags become a frozen RelayConfig
+2. `base.resolve`   a name or file becomes a local image with its digest; for an AMI, a pinned id
+3. `render`         configuration and release become {path: text}; pure, no program and no network
+4. `bake_key`       everything that decides the image, hashed; a record with that key answers at once
+5. `workspace`      the rendered files as a folder that a person can open
+6. `packer_run`     Packer drives QEMU or EC2; an artifact, or a bundle that explains the failure
+7. `verify`         the finished image is booted fresh and has to relay mail
+8. `record`         one JSON file beside the image; only now does the image have its name
+
+Steps 1 to 4 change nothing outside the cache. An image under `images/NAME` has passed all eight; what fails
+on the way stays in `images/.failed/`, with its logs and the reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from builder import (
+    __version__,
+    assets,
+    base,
+    bundle,
+    console,
+    packer,
+    packer_output,
+    packer_qemu,
+    packer_run,
+    packer_template,
+    sbom,
+    workspace,
+)
+from builder import record as records
+from builder.config import RelayConfig
+from builder.errors import BuilderError
+from builder.launch import Accelerator, choose_accelerator
+from builder.record import ImageRecord
+from builder.releases import Release, get_release
+from builder.render import render
+from builder.render.bake import render_bake_seed
+from builder.verify import Profile, VerifyReport, verify
+from builder.workspace import Workspace
+
+# The disk image and its bill of materials in an image's folder.
+IMAGE = "relay.qcow2"
+SBOM = "sbom.cdx.json"
+
+
+@dataclass(frozen=True)
+class BakeRequest:
+    """One bake as the user asked for it."""
+
+    config: RelayConfig
+    base: str = base.DEFAULT
+    name: str | None = None
+    release: str | None = None
+    """What a base that is a file holds, where its name does not say it."""
+    images_dir: Path = field(default_factory=lambda: Path(os.environ.get("BUILDER_IMAGES", "images")))
+    force: bool = False
+    profile: Profile | Literal["none"] = "full"
+    """How the finished image is tried; `none` leaves it unverified, and the record says so."""
+    packer: Path | None = None
+    packer_dir: Path | None = None
+    accelerator: str | None = None
+    wait_seconds: float = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a bake would do, before anything is done."""
+
+    name: str
+    inputs: records.Inputs
+    base: base.Base
+    release: Release
+    files: Mapping[str, str]
+    found: tuple[Path, ImageRecord] | None
+    """Folder and record of an image that was made from the same inputs."""
+
+
+def plan(request: BakeRequest) -> Plan:
+    """Work out what goes into the image, and whether it is there already; changes nothing.
+
+    Errors: BuilderError for an unknown base or one that cannot be had, or a release that nobody named.
+    """
+    chosen = base.resolve(request.base, release=request.release)
+    release = _release_of(chosen, request)
+    files = render(request.config, release)
+    # The key pair and the instance id are new each time and are not in the image.
+    seed = render_bake_seed(files["packages.txt"].split(), public_key="-", instance_id="-")
+    inputs = records.Inputs(
+        target="qemu",
+        base=chosen.sha256,
+        rendered=records.digest_of({**files, **seed}),
+        template=records.digest_of_folder(request.packer_dir or assets.folder("packer")),
+        config=records.digest_of_values(request.config.model_dump(mode="json")),
+        tools={"builder": __version__},
+    )
+    name = request.name or f"{request.config.preset}-{release.name}"
+    return Plan(name, inputs, chosen, release, files, _find(request, inputs.key))
+
+
+def bake(request: BakeRequest) -> tuple[Path, ImageRecord]:
+    """Bake, verify and record an image under QEMU, or answer with the same one that was made before.
+
+    Returns the image's folder and record. Errors: BuilderError; nothing that failed is left under the
+    image's name.
+    """
+    planned = plan(request)
+    if planned.found is not None:
+        folder, record = planned.found
+        X
+        return folder, record
+    tool = packer.find(request.packer)
+    packer.require_tools("qemu")
+    accelerator = choose_accelerator(request.accelerator)
+    packer_qemu.require_bake_space(planned.base.path, request.images_dir)
+    with workspace.create(
+        request.images_dir, planned.name, workspace.new_bake_id(), wait_seconds=request.wait_seconds
+    ) as work:
+        try:
+            with workspace.no_space(work.path):
+                record = _build(request, planned, work, tool, accelerator)
+                record = _prove(request, planned, work, record, accelerator)
+                return work.finish(), record
+        except BuilderError as error:
+            raise bundle.keep(work, error) from error
+
+
+def _build(
+    request: BakeRequest, planned: Plan, work: Workspace, tool: packer.Packer, accelerator: Accelerator
+) -> ImageRecord:
+    """Go from rendered files to one disk image in the workspace (steps 5 and 6)."""
+    timings: dict[str, float] = {}
+    template = request.packer_dir or assets.folder("packer")
+    _fill(work, planned)
+    disk = packer_qemu.make_overlay(planned.base.path, work.path / "start.qcow2")
+    values = packer_qemu.values(work, disk, accelerator=accelerator.name)
+    packer_template.stage(template, work.packer, packer=tool, target="qemu", values=values)
+    with console.step(f"Bake `{planned.name}` ({accelerator})") as step:
+        built = packer_run.build(tool, work, target="qemu", step=step)
+        timings.update(built.timings)
+        step.note("write the image as one file")
+        started = step.seconds
+        image = packer_qemu.flatten(built.files[0], work.path / IMAGE)
+        timings["write"] = round(step.seconds - started, 1)
+        timings["total"] = round(step.seconds, 1)
+    work.drop_key()
+    packages = records.parse_packages(packer_output.cut_files(work.packer_log).get("packages.tsv", ""))
+    record = ImageRecord(
+        name=planned.name,
+        bake_id=work.bake_id,
+        key=planned.inputs.key,
+        status="baked",
+        preset=request.config.preset,
+        base=_describe_base(planned),
+        inputs=planned.inputs,
+        artifact=records.describe_file(image),
+        packages=packages,
+        tools={"builder": __version__, "packer": tool.version},
+        timings=timings,
+    )
+    (work.path / SBOM).write_text(sbom.make_sbom(record), encoding="utf-8")
+    return record
+
+
+def _fill(work: Workspace, planned: Plan) -> None:
+    """Write everything that goes into the build VM; a person can open each file."""
+    seed = render_bake_seed(
+        planned.files["packages.txt"].split(),
+        public_key=work.make_key(),
+        instance_id=f"bake-{work.bake_id}",
+    )
+    work.write({**planned.files, **seed})
+    scripts = assets.folder("packer") / "scripts"
+    work.pack_payload({f"scripts/{name}": scripts / name for name in packer_template.SCRIPTS})
+
+
+def _prove(
+    request: BakeRequest, planned: Plan, work: Workspace, record: ImageRecord, accelerator: Accelerator
+) -> ImageRecord:
+    """Let a fresh boot decide whether the image is good (steps 7 and 8)."""
+    if request.profile == "none":
+        records.save(record, work.path)
+        return record
+    report = verify(
+        work.path / IMAGE,
+        config=request.config,
+        profile=request.profile,
+        logs=work.path / "verify-logs",
+        accelerator=accelerator,
+    )
+    proved = record.model_copy(
+        update={"status": "verified" if report.passed else "failed", "verify": report.to_json()}
+    )
+    records.save(proved, work.path)
+    if not report.passed:
+        raise _not_good(planned, report)
+    return proved
+
+
+def _not_good(planned: Plan, report: VerifyReport) -> BuilderError:
+    failed = "; ".join(f"`{check.name}`: {check.evidence}" for check in report.failed)
+    return BuilderError(f"Image `{planned.name}` was baked but did not pass `verify`: {failed}")
+
+
+def _release_of(chosen: base.Base, request: BakeRequest) -> Release:
+    if chosen.release is None:
+        raise BuilderError(
+            f"Nothing says which release `{chosen.path}` holds",
+            hint="Say it with `--release`, such as `--release ubuntu-24.04`",
+        )
+    return get_release(request.release or chosen.release)
+
+
+def _find(request: BakeRequest, key: str) -> tuple[Path, ImageRecord] | None:
+    if request.force:
+        return None
+    found = records.find(request.images_dir, key)
+    if found is None or (request.name is not None and found[1].name != request.name):
+        return None
+    # An image that nobody has tried does not answer a request for one that was.
+    return found if request.profile == "none" or found[1].status == "verified" else None
+
+
+def _describe_base(planned: Plan) -> records.Base:
+    chosen = planned.base
+    return records.Base(
+        name=chosen.name,
+        release=planned.release.name,
+        digest=chosen.sha256,
+        source=f"{chosen.source} ({chosen.verified})",
+    )
