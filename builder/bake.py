@@ -116,7 +116,8 @@ def bake(request: BakeRequest) -> tuple[Path, ImageRecord]:
     planned = plan(request)
     if planned.found is not None:
         folder, record = planned.found
-        X
+        when = f"{record.created:%Y-%m-%d %H:%M} UTC"
+        console.say(f"Image `{record.name}` was made from these same inputs on {when}")
         return folder, record
     tool = packer.find(request.packer)
     packer.require_tools("qemu")
