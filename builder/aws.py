@@ -18,6 +18,7 @@ from builder.errors import BuilderError
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_ssm import SSMClient
     from mypy_boto3_sts import STSClient
 
 # What the caller can do about the codes that are met most.
@@ -75,6 +76,16 @@ def client(
 ) -> EC2Client: ...
 @overload
 def client(
+    service: Literal["ssm"],
+    *,
+    region: str,
+    endpoint: str | None = None,
+    credentials: Credentials | None = None,
+    timeout_seconds: float = 10,
+    attempts: int = 4,
+) -> SSMClient: ...
+@overload
+def client(
     service: Literal["sts"],
     *,
     region: str,
@@ -84,7 +95,7 @@ def client(
     attempts: int = 4,
 ) -> STSClient: ...
 def client(
-    service: Literal["secretsmanager", "ec2", "sts"],
+    service: Literal["secretsmanager", "ec2", "ssm", "sts"],
     *,
     region: str,
     endpoint: str | None = None,
@@ -144,6 +155,27 @@ def who_am_i(*, timeout_seconds: float = 5) -> str:
         region = session.region_name or "us-east-1"
         sts = client("sts", region=region, timeout_seconds=timeout_seconds, attempts=1)
         return f"{sts.get_caller_identity()['Arn']} (from {credentials.method})"
+
+
+def process_environment(region: str, *, endpoint_ec2: str | None = None) -> dict[str, str]:
+    """Return the variables that hand our credentials to a program: environment only, never arguments.
+
+    What boto3 found (SSO, a role, a profile) is passed on as plain keys, because older programs know nothing
+    else. `endpoint_ec2` is for a private endpoint.
+    """
+    with calling("find AWS credentials"):
+        found = boto3.session.Session().get_credentials()
+        if found is None:
+            raise NoCredentialsError
+        keys = found.get_frozen_credentials()
+    variables = {
+        "AWS_ACCESS_KEY_ID": keys.access_key or "",
+        "AWS_SECRET_ACCESS_KEY": keys.secret_key or "",
+        "AWS_SESSION_TOKEN": keys.token or "",
+        "AWS_REGION": region,
+        "AWS_ENDPOINT_URL_EC2": endpoint_ec2 or "",
+    }
+    return {name: value for name, value in variables.items() if value}
 
 
 def _from_answer(what: str, error: ClientError) -> AwsError:
