@@ -34,6 +34,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import formatdate
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from moto.moto_server.werkzeug_app import (
@@ -236,7 +237,7 @@ class _Front:
 
     def __init__(self, owner: SecretsManager) -> None:
         self._owner = owner
-        self._moto: WsgiApp = DomainDispatcherApplication(create_backend_app)
+        self._moto = _moto()
         self._lock = threading.Lock()
         self._faults: list[_Set] = []
         self._calls: list[Call] = []
@@ -310,11 +311,21 @@ class _Front:
             self._calls.append(replace(call, status=status))
 
 
+@cache
+def _moto() -> WsgiApp:
+    app: WsgiApp = DomainDispatcherApplication(create_backend_app)
+    return app
+
+
 class _SilentHandler(MotoRequestHandler):
     """Requests are recorded, not printed."""
 
     def log(self, type: str, message: str, *args: Any) -> None:
         return
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        # Without the server's own Date: each answer has one already, which may be wrong on purpose.
+        self.send_response_only(code, message)
 
 
 def _read_call(environ: dict[str, Any]) -> Call:

@@ -1,16 +1,14 @@
-"""Each behaviour of the provider stand-in as smtplib sees it; above all: no AUTH to an impostor."""
+"""Each behaviour of the provider stand-in as smtplib sees it."""
 
 from __future__ import annotations
 
 import smtplib
-import ssl
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from builder.errors import BuilderError
-from builder.standin.behaviour import Behaviour, Certificate, Fault, Stage, behaviour_from_json
+from builder.standin.behaviour import Behaviour, Fault, Stage
 from builder.standin.provider import Provider
 from tests.unit.standin_client import (
     CONTENT,
@@ -24,10 +22,7 @@ from tests.unit.standin_client import (
     logged_in,
     new_provider,
     send,
-    trusting,
 )
-
-IMPOSTORS = [kind for kind in Certificate if kind is not Certificate.GOOD]
 
 
 @pytest.fixture
@@ -35,93 +30,6 @@ def provider() -> Iterator[Provider]:
     with new_provider() as running:
         yield running
         assert running.errors == ()
-
-
-# -- impostors
-
-
-@pytest.mark.parametrize("kind", IMPOSTORS)
-def test_an_impostor_on_starttls_gets_no_auth(provider: Provider, kind: Certificate) -> None:
-    provider.behave(Behaviour(Fault.CERTIFICATE, certificate=kind))
-    with connected(provider) as client, pytest.raises(ssl.SSLCertVerificationError):
-        client.starttls(context=trusting(provider))
-    provider.wait_for(lambda: provider.sessions[0].closed, timeout_seconds=TIMEOUT_SECONDS)
-
-    (session,) = provider.sessions
-    assert session.certificate is kind
-    assert session.tls_error
-    assert provider.auths == ()
-
-
-@pytest.mark.parametrize("kind", IMPOSTORS)
-def test_an_impostor_on_implicit_tls_gets_no_auth(provider: Provider, kind: Certificate) -> None:
-    provider.behave(Behaviour(Fault.CERTIFICATE, certificate=kind))
-    with pytest.raises(ssl.SSLCertVerificationError):
-        smtplib.SMTP_SSL("localhost", provider.tls_port, context=trusting(provider))
-    provider.wait_for(lambda: provider.sessions[0].closed, timeout_seconds=TIMEOUT_SECONDS)
-
-    assert provider.sessions[0].certificate is kind
-    assert provider.sessions[0].tls_error
-    assert provider.auths == ()
-
-
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        (Certificate.WRONG_NAME, "Hostname mismatch"),
-        (Certificate.EXPIRED, "certificate has expired"),
-        (Certificate.UNKNOWN_CA, "unable to get local issuer certificate"),
-        (Certificate.SELF_SIGNED, "self-signed certificate"),
-    ],
-)
-def test_each_certificate_is_wrong_in_one_way(provider: Provider, kind: Certificate, reason: str) -> None:
-    provider.behave(Behaviour(Fault.CERTIFICATE, certificate=kind))
-    with connected(provider) as client, pytest.raises(ssl.SSLError, match=reason):
-        client.starttls(context=trusting(provider))
-
-
-def test_a_careless_client_that_logs_in_to_an_impostor_is_a_leak(provider: Provider) -> None:
-    provider.behave(Behaviour(Fault.CERTIFICATE, certificate=Certificate.WRONG_NAME))
-    careless = ssl.create_default_context()
-    careless.check_hostname, careless.verify_mode = False, ssl.CERT_NONE
-    with connected(provider) as client:
-        client.starttls(context=careless)
-        client.login(USER, PASSWORD)
-
-    (leak,) = provider.leaks
-    assert (leak.user, leak.password_is, leak.encrypted) == (USER, "current", True)
-    assert leak.certificate is Certificate.WRONG_NAME
-
-
-def test_a_client_that_insists_on_tls_sends_no_auth_when_starttls_is_stripped(
-    provider: Provider,
-) -> None:
-    provider.behave(Behaviour(Fault.NO_STARTTLS))
-    with connected(provider) as client, pytest.raises(smtplib.SMTPNotSupportedError):
-        client.starttls(context=trusting(provider))
-
-    assert provider.sessions[0].helo
-    assert provider.auths == ()
-
-
-def test_a_careless_client_logs_in_in_the_clear_when_starttls_is_stripped(provider: Provider) -> None:
-    provider.behave(Behaviour(Fault.NO_STARTTLS))
-    with connected(provider) as client:
-        client.login(USER, PASSWORD)
-        assert client.docmd("STARTTLS")[0] == 502
-        assert send(client) == 250
-
-    (leak,) = provider.leaks
-    assert (leak.user, leak.encrypted, leak.certificate) == (USER, False, None)
-
-
-def test_auth_missing_from_ehlo_is_still_recorded_when_tried(provider: Provider) -> None:
-    provider.behave(Behaviour(Fault.NO_AUTH))
-    with encrypted(provider) as client:
-        assert not client.has_extn("auth")
-        client.docmd("AUTH", "PLAIN AAAA")
-
-    assert len(provider.auths) == 1
 
 
 # -- replies
@@ -380,77 +288,3 @@ def test_dropping_sessions_breaks_those_that_are_open(provider: Provider) -> Non
             send(client)
 
     assert provider.counts.open_sessions == 0
-
-
-# -- how behaviours are set
-
-
-def test_the_next_messages_are_counted_by_their_mail_command(provider: Provider) -> None:
-    provider.next_messages(2, Behaviour(Fault.NOT_VERIFIED))
-    with logged_in(provider) as client:
-        assert [send(client) for _ in range(3)] == [554, 554, 250]
-
-
-def test_what_is_set_for_a_session_stays_with_it(provider: Provider) -> None:
-    provider.next_sessions(1, Behaviour(Fault.THROTTLED))
-    with logged_in(provider) as first, logged_in(provider) as second:
-        assert [send(second), send(first), send(first)] == [250, 454, 454]
-
-
-def test_the_next_session_may_show_another_certificate(provider: Provider) -> None:
-    provider.next_sessions(1, Behaviour(Fault.CERTIFICATE, certificate=Certificate.EXPIRED))
-    with connected(provider) as client, pytest.raises(ssl.SSLCertVerificationError):
-        client.starttls(context=trusting(provider))
-    with logged_in(provider) as client:
-        assert send(client) == 250
-
-
-def test_a_block_puts_back_what_was_set_before(provider: Provider) -> None:
-    provider.behave(Behaviour(Fault.THROTTLED))
-    with logged_in(provider) as client:
-        with provider.behaving(Behaviour(Fault.GMAIL_QUOTA)):
-            assert send(client) == 550
-        assert send(client) == 454
-        provider.clear()
-        assert send(client) == 250
-
-
-@pytest.mark.parametrize(
-    ("raw", "message"),
-    [
-        ({}, "needs a `fault`"),
-        ({"fault": "nonsense"}, "`fault` of a behaviour is `nonsense`"),
-        ({"fault": "slow", "second": 1}, "has no key `second`"),
-        ({"fault": "slow"}, "needs `seconds`"),
-        ({"fault": "slow", "seconds": "1"}, "a number is expected"),
-        ({"fault": "reply", "reply": "250 x"}, "needs a `stage` and a `reply`"),
-        ({"fault": "rate"}, "needs a `limit` above 0"),
-        ({"fault": "certificate"}, "other than `good`"),
-        ({"fault": "no_starttls", "stage": "mail"}, "acts only at `ehlo`"),
-        ({"fault": "throttled", "stage": "body"}, "needs a reply of 421"),
-        ({"fault": "throttled", "match": 1}, "a text is expected"),
-    ],
-)
-def test_a_wrong_behaviour_is_refused_with_its_mistake(raw: dict[str, object], message: str) -> None:
-    with pytest.raises(BuilderError, match=message):
-        behaviour_from_json(raw)
-
-
-def test_a_behaviour_survives_json() -> None:
-    behaviour = Behaviour(Fault.CERTIFICATE, certificate=Certificate.EXPIRED)
-    assert behaviour_from_json(behaviour.to_json()) == behaviour
-
-
-def test_messages_cannot_be_given_what_acts_before_them(provider: Provider) -> None:
-    with pytest.raises(BuilderError, match="acts at `greeting`"):
-        provider.next_messages(1, Behaviour(Fault.GREETING_421))
-    with pytest.raises(BuilderError, match="cannot be set for sessions"):
-        provider.next_sessions(1, Behaviour(Fault.REFUSE))
-
-
-def test_every_fault_is_in_the_table_of_the_module() -> None:
-    from builder.standin import behaviour
-
-    assert behaviour.__doc__ is not None
-    named = [line.split()[0] for line in behaviour.__doc__.splitlines() if line.startswith("    ")]
-    assert [fault for fault in Fault if fault not in named] == []
