@@ -107,9 +107,48 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(function)
 
 
+def accelerator_option(function: F) -> F:
+    """Add `--accelerator`."""
+    option = click.option(
+        "--accelerator",
+        type=click.Choice(["kvm", "tcg"]),
+        help="How QEMU runs the guest; without it, kvm where hardware backs it.",
+    )
+    return option(function)
+
+
 def images_folder() -> Path:
     """Return the folder that holds the images: `$BUILDER_IMAGES`, or `images` in this folder."""
     return Path(os.environ.get("BUILDER_IMAGES") or "images")
+
+
+def instances_folder() -> Path:
+    """Return the folder of the relays that were launched from these images."""
+    return images_folder() / ".instances"
+
+
+def find_image(name_or_path: str) -> Path:
+    """Return the disk file of an image that was baked here, or the file of that path.
+
+    Errors: BuilderError when there is neither, or the image is an AMI.
+    """
+    from builder import record as records
+    from builder.errors import BuilderError
+
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    folder = path if (path / records.RECORD).is_file() else images_folder() / name_or_path
+    record = records.load(folder)
+    if record.artifact.file is None:
+        raise BuilderError(f"Image `{record.name}` is an AMI; there is no file of it here")
+    return folder / record.artifact.file
+
+
+def complete_image(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the names of the images that were baked here."""
+    found = sorted(path.parent.name for path in images_folder().glob("[!.]*/record.json"))
+    return [name for name in found if name.startswith(incomplete)]
 
 
 def _presets_beginning(begun: str) -> list[str]:

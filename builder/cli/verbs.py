@@ -13,6 +13,10 @@ import click
 VERBS: Mapping[str, str] = {
     "presets": "List the mail providers, or show one with its limits and sources.",
     "render": "Write every file that would go into an image, without any tool or account.",
+    "base": "List base images, download one, or build one from packages.",
+    "images": "List what was baked, from what, and whether it was verified.",
+    "launch": "Start a relay from an image and print where it listens.",
+    "instances": "List, stop, start and delete the relays that were launched here.",
     "doctor": "Examine this machine: every tool and permission, and the command that mends each.",
     "completion": "Print the script that completes builder's commands in a shell.",
 }
