@@ -33,15 +33,24 @@ class World:
 
     def __init__(self, places: Places, library: Library) -> None:
         self._places, self._library = places, library
+        self._store: SecretStore | None = None
 
     def connect(self, settings: Settings) -> tuple[Fetch, Prove]:
         """Return how to fetch a secret and how to prove a credential with these settings."""
-        store = SecretStore(self._library, Imds(settings.imds_endpoint), endpoint=settings.endpoint)
+        self.close()
+        self._store = store = SecretStore(
+            self._library, Imds(settings.imds_endpoint), endpoint=settings.endpoint
+        )
         prover = Prover(
             ca_file=self._places.private_ca if settings.ca_pem else self._places.ca_bundle,
             hello=settings.hostname or "relay.localdomain",
         )
         return (lambda upstream: store.fetch(upstream.secret or "", settings.region)), prover.prove
+
+    def close(self) -> None:
+        """Close what the last `connect` opened."""
+        if self._store is not None:
+            self._store.close()
 
 
 class Agent:

@@ -104,6 +104,7 @@ class Imds:
             with self._opener.open(request, timeout=self._timeout) as answer:
                 body: bytes = answer.read(_LARGEST_ANSWER)
         except urllib.error.HTTPError as error:
+            error.close()
             raise self._http_trouble(error.code, path) from None
         except OSError as error:
             raise Trouble(

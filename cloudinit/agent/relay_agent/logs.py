@@ -27,7 +27,8 @@ def hide(value: str) -> None:
     if len(value) < _SHORTEST:
         return
     raw = value.encode("utf-8", "surrogateescape")
-    forms = [value, quote(value, safe=""), json.dumps(value)[1:-1], repr(value)[1:-1]]
+    forms = [value, quote(value, safe=""), repr(value)[1:-1]]
+    forms += [json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
     forms += [base64.b64encode(raw).decode().rstrip("="), raw.hex()]
     with _lock:
         for form in forms:

@@ -35,8 +35,8 @@ class Prover:
         """Return when the provider accepts the credential.
 
         Errors: Trouble `auth-refused` (lasting: the credential is wrong), `auth-temporary` (454, 421, …),
-        `upstream-unreachable`, `upstream-dns`, `upstream-untrusted`, `upstream-tls`, `upstream-no-starttls`,
-        `upstream-no-auth`. Nothing is sent before the certificate has been checked against the name.
+        `upstream-temporary`, `-unreachable`, `-dns`, `-untrusted`, `-tls`, `-no-starttls` or `-no-auth`.
+        Nothing is sent before the certificate has been checked against the name.
         """
         logs.hide_login(credential.username, credential.password)
         where = f"{upstream.host}:{upstream.port}"
@@ -53,7 +53,7 @@ class Prover:
         except smtplib.SMTPServerDisconnected:
             raise _unreachable(where, "the connection was closed in the middle") from None
         except smtplib.SMTPResponseException as error:
-            raise _by_reply(where, "the greeting", error.smtp_code, error.smtp_error) from None
+            raise _by_reply(where, "STARTTLS", error.smtp_code, error.smtp_error) from None
         except (OSError, ValueError) as error:
             raise _by_socket(where, error) from None
         finally:
@@ -83,7 +83,7 @@ class Prover:
         code, reply = server.connect(upstream.host, upstream.port)
         if code != 220:
             raise _by_reply(where, "the greeting", code, reply)
-        server.ehlo_or_helo_if_needed()
+        self._hello(server, where)
         if upstream.tls != "starttls":
             return
         if not server.has_extn("starttls"):
@@ -93,7 +93,13 @@ class Prover:
                 hint="Something between here and the provider takes it out, or the port is wrong",
             )
         server.starttls(context=self._context())
-        server.ehlo_or_helo_if_needed()
+        self._hello(server, where)
+
+    @staticmethod
+    def _hello(server: smtplib.SMTP, where: str) -> None:
+        code, reply = server.ehlo()
+        if code != 250:
+            raise _by_reply(where, "EHLO", code, reply)
 
     def _log_in(self, server: smtplib.SMTP, upstream: Upstream, credential: Credential, where: str) -> None:
         if not isinstance(server.sock, ssl.SSLSocket):
@@ -157,7 +163,8 @@ def _by_reply(where: str, step: str, code: int, reply: bytes | str) -> Trouble:
     said = logs.clean(f"{code} {' '.join(text.split())}")[:300]
     if step.startswith("AUTH") and 500 <= code < 600:
         return Trouble("auth-refused", f"{where} refused the credential: {said}", hint=_PERSON, lasting=True)
-    return Trouble("auth-temporary", f"{where} answered `{said}` to {step}; it is tried again")
+    code_name = "auth-temporary" if step.startswith("AUTH") else "upstream-temporary"
+    return Trouble(code_name, f"{where} answered `{said}` to {step}; it is tried again")
 
 
 def _unreachable(where: str, why: str) -> Trouble:

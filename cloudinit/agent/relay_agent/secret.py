@@ -112,6 +112,13 @@ class SecretStore:
         self._region: str | None = None
         self.offset_seconds = 0.0
 
+    def close(self) -> None:
+        """Close the connections; the next fetch opens new ones."""
+        for client in self._clients.values():
+            if hasattr(client, "close"):  # botocore 1.22 and newer
+                client.close()
+        self._clients.clear()
+
     def region_of(self, secret: str, configured: str | None) -> str:
         """Return the region to ask: the configured one, the one in the ARN, or this instance's."""
         match = _ARN_REGION.match(secret)
@@ -164,7 +171,7 @@ class SecretStore:
         session = self._library.session()
         if self._role is None or not self._role.is_fresh(self._clock()):
             self._role = self._imds.role_credentials()
-            self._clients.clear()
+            self.close()
         if region not in self._clients:
             _correct_clock(self)
             self._clients[region] = _client(session, region, self._endpoint, self._role)
@@ -181,6 +188,7 @@ class SecretStore:
                 return _Skewed(offset)
         if code in _BAD_ROLE or code in _SIGNATURE:
             self._role = None
+            self.close()
             return Trouble("role-refused", f"Secrets Manager refused the role's credentials: {code} {said}")
         return _by_code(code, said, where, response)
 
