@@ -98,7 +98,7 @@ def check_second_boot(run: Run) -> None:
 def _relay(run: Run, boot: str, *, has_secret: bool) -> Iterator[Relay]:
     config = run.config
     credential = sample_credential(config.provider, config.region)
-    with _stand_ins(config, credential) as stand_ins:
+    with make_stand_ins(config, credential) as stand_ins:
         if not has_secret:
             stand_ins.secrets.delete(stand_ins.secret_name)
         user_data = boot_user_data(config, stand_ins)
@@ -106,7 +106,8 @@ def _relay(run: Run, boot: str, *, has_secret: bool) -> Iterator[Relay]:
             yield Relay(guest, stand_ins, config, [credential])
 
 
-def _stand_ins(config: RelayConfig, credential: SampleCredential) -> StandIns:
+def make_stand_ins(config: RelayConfig, credential: SampleCredential) -> StandIns:
+    """Return the stand-ins of a guest under QEMU that was baked from `config`, not started yet."""
     return StandIns(
         secret_name=config.secret_name,
         secret=credential.secret,
