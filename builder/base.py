@@ -1,0 +1,236 @@
+"""Find the disk image that a bake starts from: by name from the cache or Canonical, or a user's file."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from builder import base_download, base_store, process
+from builder.base_images import SITE, CloudImage, cloud_image
+from builder.base_store import Base, Verified, host_arch
+from builder.errors import BuilderError, CommandError
+from builder.releases import RELEASES, get_release
+
+__all__ = ["Base", "KnownBase", "list_bases", "resolve"]
+
+DEFAULT = "ubuntu-24.04"
+
+_FORMATS = ("qcow2", "raw")
+_INSTALL_QEMU = "apt-get install qemu-utils"
+
+
+@dataclass(frozen=True)
+class KnownBase:
+    """A base that can be named, and what of it is in the cache."""
+
+    name: str
+    arch: str
+    # Canonical's address, or the command that builds it.
+    source: str
+    cached: Base | None
+
+    @property
+    def sha256(self) -> str | None:
+        """The digest of the cached image."""
+        return self.cached.sha256 if self.cached else None
+
+
+def list_bases() -> list[KnownBase]:
+    """Return every base that `--base` takes by name, with its newest image in the cache."""
+    known = []
+    for release in RELEASES.values():
+        for arch in release.architectures:
+            cached = base_store.find(release.name, arch)
+            if release.family == "ubuntu":
+                source = cloud_image(release.name, arch).url
+            else:
+                source = f"builder base build {release.name}"
+            known.append(KnownBase(release.name, arch, source, cached))
+    return known
+
+
+def resolve(
+    name_or_path: str | Path,
+    *,
+    arch: str | None = None,
+    release: str | None = None,
+    refresh: bool = False,
+    site: str = SITE,
+) -> Base:
+    """Return the base of that name, or the image file at that path.
+
+    A name is answered from the cache, so that a repeated bake starts from the same image and needs
+    no network; `refresh` asks Canonical for a newer one. `release` says what a file holds, when its
+    name does not. BuilderError: unknown name, no network, wrong checksum, not a usable image.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or text not in RELEASES:
+        if isinstance(name_or_path, Path) or _looks_like_path(text):
+            return from_file(Path(name_or_path), arch=arch, release=release)
+        get_release(text)  # raises, with the names that there are
+    wanted = arch or host_arch()
+    cached = base_store.find(text, wanted)
+    if cached is not None and not refresh:
+        return _unchanged(cached)
+    return _fetch(cloud_image(text, wanted, site=site))
+
+
+def from_file(path: Path, *, arch: str | None = None, release: str | None = None) -> Base:
+    """Check a user's image file and record its digest; the file itself is only read."""
+    if release is not None:
+        get_release(release)
+    check_image(path)
+    sha256 = base_store.file_sha256(path)
+    known = base_store.find_digest(sha256)
+    status = path.stat()
+    base = Base(
+        name=path.name,
+        path=path.resolve(),
+        sha256=sha256,
+        size_bytes=status.st_size,
+        arch=arch or _guess_arch(path.name),
+        release=release or _guess_release(path.name),
+        verified="given",
+        source=str(path),
+        made_at=base_store.now(),
+    )
+    if known is None:
+        return base
+    # The same bytes as a base in the cache: what is known of that one holds for this one.
+    return replace(base, arch=known.arch, release=release or known.release, verified=known.verified)
+
+
+def check_image(path: Path) -> None:
+    """Check that a file is a whole disk image that a bake can copy.
+
+    BuilderError: missing, not an image, truncated, corrupt, or needing another file.
+    """
+    if not path.is_file():
+        what = "is a folder, not an image" if path.is_dir() else "does not exist"
+        raise BuilderError(
+            f"The base image `{path}` {what}",
+            hint="Give a qcow2 or raw file, or a name from `builder base list`",
+        )
+    try:
+        with path.open("rb") as stream:
+            first = stream.read(512)
+    except OSError as error:
+        raise BuilderError(f"Cannot read the base image `{path}`: {error.strerror}") from error
+    info = _image_info(path)
+    if info["format"] not in _FORMATS:
+        raise BuilderError(
+            f"The base image `{path}` is in the format `{info['format']}`; expected qcow2 or raw",
+            hint=f"Run `qemu-img convert -O qcow2 {path} base.qcow2` and give that file",
+        )
+    if info["format"] == "raw" and first[510:512] != b"\x55\xaa":
+        raise BuilderError(
+            f"The base image `{path}` is neither qcow2 nor a raw disk with a boot sector",
+            hint="A compressed image must be unpacked first; a download may have been an error page",
+        )
+    if "backing-filename" in info:
+        raise BuilderError(
+            f"The base image `{path}` is only the changes to `{info['backing-filename']}`",
+            hint=f"Run `qemu-img convert -O qcow2 {path} base.qcow2` and give that file",
+        )
+    if info["format"] == "qcow2":
+        _check_qcow2(path)
+
+
+def _image_info(path: Path) -> dict[str, Any]:
+    qemu_img = process.find_tool("qemu-img", to="read a disk image", install=_INSTALL_QEMU)
+    try:
+        finished = process.run([qemu_img, "info", "--output=json", path], timeout_seconds=60)
+        info: dict[str, Any] = json.loads(finished.stdout)
+    except CommandError as error:
+        raise _damaged(path, _reason(error.output)) from error
+    except ValueError as error:
+        raise _damaged(path, "`qemu-img info` gave no JSON") from error
+    return info
+
+
+def _check_qcow2(path: Path) -> None:
+    qemu_img = process.find_tool("qemu-img", to="read a disk image", install=_INSTALL_QEMU)
+    finished = process.run([qemu_img, "check", "-f", "qcow2", path], check=False, timeout_seconds=300)
+    # 3 is leaked clusters: wasted room, nothing lost (qemu-img(1), check).
+    if finished.returncode not in (0, 3):
+        raise _damaged(path, _reason(finished.stdout + finished.stderr))
+
+
+def _damaged(path: Path, reason: str) -> BuilderError:
+    return BuilderError(
+        f"The base image `{path}` is truncated or corrupt: {reason}",
+        hint="Get the image again and compare its checksum with the publisher's",
+    )
+
+
+def _reason(output: str) -> str:
+    """Return the line that says what is wrong; `qemu-img check` may print thousands before it."""
+    lines = [line.removeprefix("qemu-img: ").strip() for line in output.splitlines()]
+    summary = [line for line in lines if "were found on the image" in line or "Could not" in line]
+    return (summary or [line for line in lines if line] or ["`qemu-img` gave no reason"])[0]
+
+
+def _unchanged(base: Base) -> Base:
+    """Return a cached base whose file still has its digest; a changed one is not used."""
+    if base_store.file_sha256(base.path) == base.sha256:
+        return base
+    again = f"`builder base build {base.name}`" if base.verified == "built" else "the command"
+    raise BuilderError(
+        f"The cached base `{base.name}` has changed on disk since it was verified: `{base.path}`",
+        hint=f"Run `rm -r {base.path.parent}`, then {again} again",
+    )
+
+
+def _fetch(image: CloudImage) -> Base:
+    """Download, verify and keep a cloud image; one process at a time for each image."""
+    folder = base_store.bases_folder()
+    label = f"{image.release.name}-{image.arch}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".lock-{label}"), base_store.work_folder(label) as work:
+        sha256, verified = base_download.fetch_digest(image, work)
+        cached = base_store.find_digest(sha256)
+        if cached is not None:
+            return _unchanged(cached)
+        target = work / base_store.IMAGE_NAME
+        base_download.fetch_image(image, target, sha256)
+        check_image(target)
+        return base_store.add(work, _downloaded(image, target, sha256, verified))
+
+
+def _downloaded(image: CloudImage, path: Path, sha256: str, verified: Verified) -> Base:
+    return Base(
+        name=image.release.name,
+        path=path,
+        sha256=sha256,
+        size_bytes=path.stat().st_size,
+        arch=image.arch,
+        release=image.release.name,
+        verified=verified,
+        source=image.url,
+        made_at=base_store.now(),
+    )
+
+
+def _looks_like_path(text: str) -> bool:
+    return "/" in text or text.endswith((".img", ".qcow2", ".raw")) or Path(text).exists()
+
+
+def _guess_release(file_name: str) -> str | None:
+    """Read the release off a name such as `noble-server-cloudimg-amd64.img`."""
+    words = set(re.split(r"[-_]", file_name.lower()))
+    for release in RELEASES.values():
+        if release.codename in words or release.name in file_name.lower():
+            return release.name
+    return None
+
+
+def _guess_arch(file_name: str) -> str:
+    found = re.search(r"amd64|x86_64|arm64|aarch64", file_name.lower())
+    if found is None:
+        return host_arch()
+    return "amd64" if found[0] in ("amd64", "x86_64") else "arm64"
