@@ -48,9 +48,10 @@ from builder.render.bake import render_bake_seed
 from builder.verify import Profile, VerifyReport, verify
 from builder.workspace import Workspace
 
-# The disk image and its bill of materials in an image's folder.
+# The disk image, its bill of materials and its configuration in an image's folder.
 IMAGE = "relay.qcow2"
 SBOM = "sbom.cdx.json"
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def _build(
     timings: dict[str, float] = {}
     template = request.packer_dir or assets.folder("packer")
     _fill(work, planned)
+    (work.path / CONFIG).write_text(request.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     disk = packer_qemu.make_overlay(planned.base.path, work.path / "start.qcow2")
     values = packer_qemu.values(work, disk, accelerator=accelerator.name)
     packer_template.stage(template, work.packer, packer=tool, target="qemu", values=values)
@@ -205,6 +207,28 @@ def _prove(
     if not report.passed:
         raise _not_good(planned, report)
     return proved
+
+
+def verify_again(
+    folder: Path, *, profile: Profile, logs: Path | None = None, accelerator: str | None = None
+) -> VerifyReport:
+    """Boot an image that was baked before afresh, check it, and keep the report in its record.
+
+    Errors: BuilderError when there is no such image, or nothing to boot it with.
+    """
+    record = records.load(folder)
+    if record.artifact.file is None:
+        raise BuilderError(f"Image `{record.name}` is an AMI; only an image file can be verified here")
+    report = verify(
+        folder / record.artifact.file,
+        config=RelayConfig.model_validate_json((folder / CONFIG).read_bytes()),
+        profile=profile,
+        logs=logs,
+        accelerator=choose_accelerator(accelerator),
+    )
+    status: Literal["verified", "failed"] = "verified" if report.passed else "failed"
+    records.save(record.model_copy(update={"status": status, "verify": report.to_json()}), folder)
+    return report
 
 
 def _not_good(planned: Plan, report: VerifyReport) -> BuilderError:
