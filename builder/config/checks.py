@@ -106,8 +106,9 @@ def _upstream(where: Where, choice: ProviderChoice, preset: Preset) -> Iterator[
         text = "is missing; preset `custom` has no host of its own"
         yield Problem(host, text, "Set it to your provider's SMTP host name")
     elif upstream.host and not preset.accepts_host(upstream.host):
-        others = "".join(f", or such as `{other.example}`" for other in preset.other_hosts)
-        text = f"is `{upstream.host}`, but preset `{preset.name}` has hosts of its own{others}"
+        others = [f"names such as `{other.example}`" for other in preset.other_hosts]
+        accepted = either(["its own host", *others], word="and")
+        text = f"is `{upstream.host}`, but preset `{preset.name}` accepts {accepted}"
         yield Problem(host, text, "Remove the line, or use preset `custom`")
     if upstream.tls and not preset.host_is_yours:
         text = f"is set, but preset `{preset.name}` knows how TLS begins on each port"
@@ -123,7 +124,7 @@ def _networks(config: RelayConfig) -> Iterator[Problem]:
         yield Problem(("networks",), "is empty, so nobody may relay", "Add the networks of your clients")
     for index, network in enumerate(config.networks):
         if is_too_wide(network) and not config.allow_any_network:
-            what = "everybody" if network.endswith("/0") else "a public network wider than a /16 (IPv6: /32)"
+            what = "everybody" if network.endswith("/0") else "more than a /16 of the internet (IPv6: /32)"
             yield Problem(
                 ("networks", index),
                 f"is `{network}`, which lets {what} relay without logging in",

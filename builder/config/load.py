@@ -4,33 +4,187 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from builder.config import wording
+from builder.config.boot import BootConfig
+from builder.config.checks import Problem
+from builder.config.leaks import find_leaks, find_leaks_in_lines
 from builder.config.model import RelayConfig
+from builder.config.yaml_text import Document, Scalar, Where, read_document
 from builder.errors import ConfigError
+
+# In place of a preset that is missing or has no readable name, so that the rest can still be checked.
+_NO_PRESET = "?"
+_LEAK_HINT = "Remove it, replace it at the provider if others saw it, and store it with `builder secret put`"
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def load_config(path: Path | None, flags: Mapping[str, Any] | None = None) -> RelayConfig:
     """Read a configuration file (None: flags alone) and return it checked.
 
-    Flags that are None are left out; others replace the file's keys. Errors: ConfigError with every
-    mistake: key, found, expected, nearest key.
+    Flags that are None are left out; others replace the file's keys, `upstream.port` that key alone.
+    Errors: ConfigError with every mistake: key, found, expected, nearest key, line. No secret that was put in
+    by mistake is ever repeated, nor kept in the chain of exceptions.
     """
-    source = str(path) if path else "command line"
-    raw: dict[str, Any] = {}
-    if path is not None:
-        try:
-            raw = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(source, [f"not YAML: {error}"]) from error
-    raw.update({key: value for key, value in (flags or {}).items() if value is not None})
-    try:
-        return RelayConfig.model_validate(raw)
-    except ValidationError as error:
-        problems = [
-            f"`{'.'.join(str(part) for part in item['loc'])}`: {item['msg']}" for item in error.errors()
-        ]
-        raise ConfigError(source, problems) from error
+    document = read_document(path) if path is not None else Document({}, {}, [])
+    return _read(RelayConfig, document, flags or {}, str(path) if path is not None else "command line")
+
+
+def boot_config(values: Mapping[str, Any]) -> BootConfig:
+    """Check what one instance is told at launch (flags; None is left out). Errors: as load_config."""
+    return _read(BootConfig, Document({}, {}, []), values, "launch settings")
+
+
+def _read(model: type[M], document: Document, flags: Mapping[str, Any], source: str) -> M:
+    given = {name: value for name, value in flags.items() if value is not None}
+    reader = _Reader(model, document, given)
+    config = reader.read()
+    if config is None or reader.problems:
+        # Raised out here so that no exception that holds the input hangs on to it as its context.
+        raise reader.error(source)
+    return config
+
+
+class _Reader(Generic[M]):
+    """One reading: the data is pruned of what is wrong until the rest can be checked as a whole."""
+
+    def __init__(self, model: type[M], document: Document, flags: Mapping[str, Any]) -> None:
+        self.model = model
+        self.marks = document.marks
+        self.data = document.data
+        self.flags: set[Where] = set()
+        self.problems: list[Problem] = []
+        self._origin: dict[int, list[int]] = {}
+        for name, value in flags.items():
+            self._set(tuple(name.split(".")), value)
+        self._refuse_leaks(document.text)
+        for where, text in document.problems:
+            self._add(where, text)
+
+    def read(self) -> M | None:
+        """Return the configuration, or None with every mistake in `problems`."""
+        while True:
+            try:
+                return self.model.model_validate(self.data)
+            except ValidationError as error:
+                errors: list[Any] = list(error.errors(include_url=False))
+            if not self._note(errors):
+                return None
+
+    def error(self, source: str) -> ConfigError:
+        """Return the one error that lists every mistake, in the order of the file."""
+        ordered = sorted(self.problems, key=lambda problem: self._line(problem.where) or 0)
+        if len(ordered) == 1:
+            return ConfigError(source, [self._sentence(ordered[0])], hint=ordered[0].hint)
+        lines = [self._sentence(item) + (f". {item.hint}" if item.hint else "") for item in ordered]
+        return ConfigError(source, lines)
+
+    def _set(self, where: Where, value: Any) -> None:
+        """Put a flag in place of the file's key."""
+        target = self.data
+        for part in where[:-1]:
+            inner = target.get(str(part))
+            target[str(part)] = target = inner if isinstance(inner, dict) else {}
+        target[str(where[-1])] = value
+        self.flags.add(where)
+
+    def _refuse_leaks(self, text: str) -> None:
+        # What is not in a value may be in a comment, or in the first of two keys of the same name.
+        for leak in list(find_leaks(self.data)) or list(find_leaks_in_lines(text)):
+            where = leak.where
+            if leak.in_key:
+                where = (*leak.where[:-1], "(a key that is not shown)")
+                self.marks[where] = Scalar(self._line(leak.where) or 0, "", "str")
+            what = f"holds {leak.kind}; credentials do not belong here"
+            self.problems.append(Problem(where, what, _LEAK_HINT))
+            self._prune(leak.where)
+
+    def _note(self, errors: list[Any]) -> bool:
+        """Add the mistakes of one round; say whether anything was taken out, so that more may be found."""
+        pruned = False
+        # All places first: taking one out moves those behind it in the same list.
+        places = [self._original(item["loc"]) for item in errors]
+        for item, where in zip(errors, places, strict=True):
+            text, hint = wording.describe(item, where, self._mark(where), self.model)
+            self._add(where, text, hint)
+            if item["type"] == "relay":
+                continue
+            if where == ("preset",):
+                pruned = pruned or self.data.get("preset") != _NO_PRESET
+                self.data["preset"] = _NO_PRESET
+            else:
+                pruned = self._prune(where[:-1] if item["type"] == "missing" else where) or pruned
+        return pruned
+
+    def _add(self, where: Where, text: str, hint: str | None = None) -> None:
+        """Note a mistake, unless the same place or one above it was found wrong before."""
+        known = {problem.where for problem in self.problems}
+        if not any(where[:length] in known for length in range(1, len(where) + 1)):
+            self.problems.append(Problem(where, text, hint))
+
+    def _prune(self, where: Where) -> bool:
+        """Take a place out of the data; False when it is not there."""
+        if not where:
+            return False
+        target: Any = self.data
+        for part in where[:-1]:
+            target = self._step(target, part)
+        last = where[-1]
+        if isinstance(target, list) and isinstance(last, int):
+            kept = self._kept(target)
+            if last in kept:
+                del target[kept.index(last)]
+                kept.remove(last)
+                return True
+        elif isinstance(target, dict) and last in target:
+            del target[last]
+            return True
+        return False
+
+    def _step(self, target: Any, part: str | int) -> Any:
+        if isinstance(target, list) and isinstance(part, int):
+            kept = self._kept(target)
+            return target[kept.index(part)] if part in kept else None
+        return target.get(part) if isinstance(target, dict) else None
+
+    def _kept(self, items: list[Any]) -> list[int]:
+        """Return the places that a list's remaining items had in the file."""
+        return self._origin.setdefault(id(items), list(range(len(items))))
+
+    def _original(self, loc: tuple[str | int, ...]) -> Where:
+        """Turn a place in the pruned data into the place in the file."""
+        where: list[str | int] = []
+        target: Any = self.data
+        for part in loc:
+            if part == "[key]":
+                break
+            if isinstance(target, list) and isinstance(part, int):
+                where.append(self._kept(target)[part])
+                target = target[part]
+            else:
+                where.append(part)
+                target = target.get(part) if isinstance(target, dict) else None
+        return tuple(where)
+
+    def _mark(self, where: Where) -> Any:
+        return None if where in self.flags else self.marks.get(where)
+
+    def _line(self, where: Where) -> int | None:
+        """Return the line of a key, or of the nearest one above it."""
+        for length in range(len(where), 0, -1):
+            if where[:length] in self.marks:
+                return self.marks[where[:length]].line
+        return None
+
+    def _sentence(self, problem: Problem) -> str:
+        place = self._place(problem.where, self._line(problem.where))
+        return f"`{wording.key_name(problem.where)}` {problem.text}{place}"
+
+    def _place(self, where: Where, line: int | None) -> str:
+        if where[:1] in self.flags or where in self.flags:
+            return " (from the command line)"
+        return f" (line {line})" if line else ""
