@@ -146,6 +146,10 @@ def download(url: str, target: Path, *, hint: str, step: console.Step | None = N
         part.unlink(missing_ok=True)
 
 
+# A retry is shown as a step's note, not as stamina's own line in a log that nobody set up.
+stamina.instrumentation.set_on_retry_hooks(())
+
+
 @stamina.retry(on=_RETRIED, attempts=3, timeout=None, wait_initial=1, wait_max=10)
 def _attempts(url: str, part: Path, step: console.Step | None) -> str:
     with requests.get(url, stream=True, timeout=_TIMEOUTS, allow_redirects=True) as response:

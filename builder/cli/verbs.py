@@ -13,8 +13,10 @@ import click
 VERBS: Mapping[str, str] = {
     "presets": "List the mail providers, or show one with its limits and sources.",
     "render": "Write every file that would go into an image, without any tool or account.",
+    "bake": "Bake an image, boot it fresh and let it relay mail.",
     "base": "List base images, download one, or build one from packages.",
     "images": "List what was baked, from what, and whether it was verified.",
+    "verify": "Boot an image fresh and run every check.",
     "launch": "Start a relay from an image and print where it listens.",
     "instances": "List, stop, start and delete the relays that were launched here.",
     "doctor": "Examine this machine: every tool and permission, and the command that mends each.",
