@@ -62,7 +62,12 @@ def _shape(shape: SecretShape) -> dict[str, Any]:
         "derive": shape.derive,
     }
     if shape.mechanism != "password":
-        described |= {"mechanism": shape.mechanism, "token_url": shape.token_url}
+        described |= {
+            "mechanism": shape.mechanism,
+            "token_url": shape.token_url,
+            "grant": shape.grant,
+            "scope": shape.scope,
+        }
     return described
 
 

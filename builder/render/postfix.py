@@ -102,13 +102,8 @@ def _forbids_unauth_pipelining(release: Release) -> bool:
 
 
 def _reply_filter(config: RelayConfig) -> str:
-    replies = [reply for reply in config.provider.replies if reply.rewrite and not _is_belt(reply.pattern)]
+    replies = [reply for reply in config.provider.replies if reply.rewrite]
     return render_template("postfix/reply_filter.regexp.j2", replies=replies)
-
-
-def _is_belt(pattern: str) -> bool:
-    """Say whether the template has this rule for every provider already."""
-    return pattern.startswith(("^530([ -]", "^550([ -])5\\.4\\.5"))
 
 
 def _with_parameters(text: str, parameters: Mapping[str, str]) -> str:

@@ -1,0 +1,10 @@
+"""The conformance suite: every fault that a relay meets, tried on a real Postfix with a scripted provider."""
+
+from __future__ import annotations
+
+from builder.conformance import cases_intake, cases_provider
+from builder.conformance.case import Case
+
+__all__ = ["CASES"]
+
+CASES: tuple[Case, ...] = (*cases_provider.CASES, *cases_intake.CASES)

@@ -1,0 +1,126 @@
+"""The relay that is tried: what the suite can do to it, whether a process here or a booted image."""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from builder.errors import BuilderError
+
+T = TypeVar("T")
+
+SASL_MAP = "/run/relay/sasl"
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Queued:
+    """One message in the queue, as `postqueue -j` shows it."""
+
+    queue_id: str
+    queue_name: str
+    sender: str
+    recipients: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+class Relay(ABC):
+    """A Postfix with the rendered configuration; `abilities` are what cases may ask for.
+
+    `xclient`: a client may say which address it comes from. `stop`: daemons may be killed and started.
+    `disk`: the queue's file system may be filled. `settings`: parameters may be changed. `map`: nobody else
+    writes the password map.
+    """
+
+    name: str
+    abilities: frozenset[str]
+    smtp_address: tuple[str, int]
+
+    @abstractmethod
+    def run(self, argv: Sequence[str], *, check: bool = True, timeout_seconds: float = 60) -> str:
+        """Run a command as root on the relay and return its output. Errors: BuilderError."""
+
+    @abstractmethod
+    def write_file(self, path: str, text: str, *, mode: int = 0o644) -> None:
+        """Put a file in place on the relay."""
+
+    @abstractmethod
+    def remove_file(self, path: str) -> None:
+        """Remove a file on the relay; it need not be there."""
+
+    def set_credentials(self, logins: Mapping[str, str]) -> None:
+        """Write the map as the agent does, keyed by bare host name, and reload: texthash is read once."""
+        lines = "".join(f"{host} {login}\n" for host, login in sorted(logins.items()))
+        self.write_file(SASL_MAP, lines, mode=0o600)
+        self.reload()
+
+    def remove_credentials(self) -> None:
+        """Take the map away, as after a boot without a secret."""
+        self.remove_file(SASL_MAP)
+        self.reload()
+
+    def set_parameters(self, parameters: Mapping[str, str]) -> None:
+        """Change main.cf and reload."""
+        self.run(["postconf", "-e", *(f"{name}={value}" for name, value in parameters.items())])
+        self.reload()
+
+    def reload(self) -> None:
+        """Let Postfix read its files again."""
+        # Its output goes nowhere: `postfix reload` leaves a queue check behind that keeps a pipe open.
+        self.run(["sh", "-c", "postfix reload >/dev/null 2>&1"])
+
+    def flush(self) -> None:
+        """Try everything in the queue now."""
+        self.run(["postqueue", "-f"])
+
+    def empty_queue(self) -> None:
+        """Delete all mail: between two cases, never in one."""
+        self.run(["postsuper", "-d", "ALL"])
+
+    def postfix_version(self) -> str:
+        """Return the version of Postfix."""
+        return self.run(["postconf", "-dh", "mail_version"]).strip()
+
+    def queue(self) -> list[Queued]:
+        """List the queue."""
+        lines = self.run(["postqueue", "-j"]).splitlines()
+        return [_queued(json.loads(line)) for line in lines if line.startswith("{")]
+
+    def wait_until_settled(self, *, timeout_seconds: float = 30) -> list[Queued]:
+        """Wait until nothing is being delivered any more and return what waits."""
+
+        def settled() -> list[Queued] | None:
+            found = self.queue()
+            return found if all(item.queue_name in ("deferred", "hold") for item in found) else None
+
+        result = wait_until(settled, timeout_seconds=timeout_seconds)
+        if result is None:
+            names = ", ".join(sorted({item.queue_name for item in self.queue()}))
+            raise BuilderError(f"The queue did not settle within {timeout_seconds:.0f} s: {names}")
+        return result
+
+
+def wait_until(ask: Callable[[], T | None], *, timeout_seconds: float) -> T | None:
+    """Ask until the answer is not None; None when time is up."""
+    deadline = time.monotonic() + timeout_seconds
+    while (answer := ask()) is None:
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(_POLL_SECONDS)
+    return answer
+
+
+def _queued(raw: Mapping[str, object]) -> Queued:
+    recipients = raw.get("recipients")
+    entries = recipients if isinstance(recipients, list) else []
+    return Queued(
+        queue_id=str(raw["queue_id"]),
+        queue_name=str(raw["queue_name"]),
+        sender=str(raw.get("sender", "")),
+        recipients=tuple(entry["address"] for entry in entries),
+        reasons=tuple(entry["delay_reason"] for entry in entries if "delay_reason" in entry),
+    )
