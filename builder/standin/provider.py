@@ -50,7 +50,8 @@ class Provider:
     `host_names` are the names in the good certificate, the first one is what it calls itself. Without
     `users` it neither offers nor wants AUTH. `requires_tls=False` is a provider that takes AUTH in the clear,
     as SendGrid and Mailgun do. `ca_folder` keeps the certificate authority for the next start. For
-    benchmarks, `keep_content=False` and `keep_exchange=False` record numbers only.
+    benchmarks, `keep_content=False` and `keep_exchange=False` record numbers only, and `reuse_port` lets several
+    processes with the same `ca_folder` share their ports: the kernel spreads the connections.
     """
 
     def __init__(
@@ -64,18 +65,22 @@ class Provider:
         mechanisms: Sequence[str] = ("PLAIN", "LOGIN"),
         size_limit: int = _SES_SIZE_LIMIT,
         smtputf8: bool = False,
+        pipelining: bool = False,
         requires_tls: bool = True,
         idle_seconds: float = 300,
         ca_folder: Path | None = None,
         keep_content: bool = True,
         keep_exchange: bool = True,
+        reuse_port: bool = False,
     ) -> None:
         self.address = address
+        self._reuse_port = reuse_port
         self._shared = Shared(
             host_names=tuple(host_names),
             mechanisms=tuple(mechanisms),
             size_limit=size_limit,
             smtputf8=smtputf8,
+            pipelining=pipelining,
             requires_tls=requires_tls,
             idle_seconds=idle_seconds,
             script=Script(),
@@ -101,18 +106,20 @@ class Provider:
 
     def start(self) -> None:
         """Open both ports. Errors: BuilderError when one cannot be opened."""
-        try:
-            self._held = [_hold(self.address, port) for port in self._wanted_ports]
-        except OSError as error:
-            raise BuilderError(
-                f"The provider stand-in cannot listen on {self.address}: {error}",
-                hint="Give it another address or port, or 0 for a free one",
-            ) from error
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(self._note_loop_error)
         self._thread = threading.Thread(target=self._serve, name="provider stand-in", daemon=True)
         self._thread.start()
-        self._in_loop(self._listen())
+        try:
+            for port in self._wanted_ports:
+                self._held.append(self._hold(port))
+            self._in_loop(self._listen())
+        except OSError as error:
+            self.stop()
+            raise BuilderError(
+                f"The provider stand-in cannot listen on {self.address}: {error}",
+                hint="Give it another address or port, or 0 for a free one",
+            ) from error
 
     def stop(self) -> None:
         """Close both ports and end all sessions; what was recorded can still be read."""
@@ -124,6 +131,7 @@ class Provider:
         self._loop.close()
         for held in self._held:
             held.close()
+        self._held.clear()
         self._loop = self._thread = None
 
     @property
@@ -244,7 +252,10 @@ class Provider:
         return tuple(self._shared.errors)
 
     def wait_for(self, predicate: Callable[[], T], *, timeout_seconds: float) -> T:
-        """Wait until `predicate` is true; it is asked after each change. Errors: NotSeenError."""
+        """Wait until `predicate` is true and return what it gave. Errors: NotSeenError.
+
+        It is asked after each change, while nothing else can be recorded: it must only read.
+        """
         return self._shared.journal.wait_for(predicate, timeout_seconds=timeout_seconds)
 
     def forget(self) -> None:
@@ -286,7 +297,7 @@ class Provider:
             lambda: ImplicitTls(ProviderSMTP(self._shared, implicit_tls=True)),
         )
         for held, factory in zip(self._held, factories, strict=True):
-            listener = _hold(self.address, held.getsockname()[1])
+            listener = self._hold(held.getsockname()[1])
             self._servers.append(await loop.create_server(factory, sock=listener, backlog=_BACKLOG))
 
     async def _close_ports(self) -> None:
@@ -310,25 +321,25 @@ class Provider:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _hold(self, port: int) -> socket.socket:
+        """Bind a port without listening on it: it stays ours, and connections to it are refused.
+
+        A second socket can listen on the same port as long as both were bound with SO_REUSEADDR (socket(7)).
+        """
+        family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
+        # asyncio sets TCP_NODELAY only where the protocol is given; without it each reply can cost 40 ms.
+        held = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(self._reuse_port))
+            held.bind((self.address, port))
+        except OSError:
+            held.close()
+            raise
+        return held
+
     def _note_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Keep real mistakes; a client that breaks the connection or refuses a certificate is none."""
         error = context.get("exception")
         if isinstance(error, Exception) and not isinstance(error, OSError | ssl.SSLError):
             self._shared.errors.append(error)
-
-
-def _hold(address: str, port: int) -> socket.socket:
-    """Bind a port without listening on it: it stays ours, and connections to it are refused.
-
-    A second socket can listen on the same port as long as both were bound with SO_REUSEADDR (socket(7)).
-    """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    # asyncio sets TCP_NODELAY only where the protocol is given; without it each reply can cost 40 ms.
-    held = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind((address, port))
-    except OSError:
-        held.close()
-        raise
-    return held

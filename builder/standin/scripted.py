@@ -32,6 +32,7 @@ _STAGES = {
 }
 _ADDRESS = re.compile(r"<([^>]*)>")
 _LINGER_SECONDS = 1.0  # how long a client may take to close its side after a 421
+_TOO_IDLE = b"451 4.4.2 Timeout waiting for data from client.\r\n"  # as Amazon SES
 _AUTH_LINE_LIMIT = 12288  # RFC 4954, section 4
 _DATA_LINE_LIMIT = 1001  # RFC 5321, section 4.5.3.1.6, with the dot
 
@@ -50,6 +51,7 @@ class Shared:
     mechanisms: tuple[str, ...]
     size_limit: int
     smtputf8: bool
+    pipelining: bool
     requires_tls: bool
     idle_seconds: float
     script: Script
@@ -171,6 +173,7 @@ class ScriptedSMTP(aiosmtpd_smtp.SMTP):
 
     def _timeout_cb(self) -> None:
         self._shared.journal.close_session(self.seen, "idle")
+        self._writer.write(_TOO_IDLE)
         super()._timeout_cb()  # type: ignore[no-untyped-call]
 
     async def _handle_client(self) -> None:

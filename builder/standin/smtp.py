@@ -49,6 +49,8 @@ class ProviderSMTP(ScriptedSMTP):
         self._shared.journal.note(self.seen, helo=name)
         ours = ("AUTH", "STARTTLS", "HELP")
         keywords = [line[4:] for line in lines if not line[4:].startswith(ours)]
+        if self._shared.pipelining:
+            keywords.append("PIPELINING")
         if not self.seen.tls_version and not self._script_has(Fault.NO_STARTTLS):
             keywords.append("STARTTLS")
         if self._may_go_on() and self._shared.users and not self._script_has(Fault.NO_AUTH):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import BuilderError
-from builder.standin.behaviour import Certificate
+from builder.standin.behaviour import Behaviour, Certificate, Fault
 from builder.standin.provider import Provider
 from tests.unit.standin_client import (
     CONTENT,
@@ -240,10 +240,20 @@ def test_smtputf8_is_offered_when_asked_for() -> None:
         assert client.mail("jürgen@example.com", ["SMTPUTF8"])[0] == 250
 
 
+def test_pipelined_commands_are_answered_one_by_one() -> None:
+    with new_provider(pipelining=True) as provider, logged_in(provider) as client:
+        assert client.has_extn("pipelining")
+        provider.next_messages(1, Behaviour(Fault.THROTTLED))
+        client.send(f"MAIL FROM:<{SENDER}>\r\nRCPT TO:<{RECIPIENT}>\r\nDATA\r\n")
+        assert [client.getreply()[0] for _ in range(3)] == [454, 503, 503]
+        client.send(f"MAIL FROM:<{SENDER}>\r\nRCPT TO:<{RECIPIENT}>\r\nDATA\r\n")
+        assert [client.getreply()[0] for _ in range(3)] == [250, 250, 354]
+
+
 def test_an_idle_session_is_closed() -> None:
     with new_provider(idle_seconds=0.2) as provider, connected(provider) as client:
         client.ehlo()
-        provider.wait_for(lambda: provider.sessions[0].closed, timeout_seconds=TIMEOUT_SECONDS)
+        assert client.getreply() == (451, b"4.4.2 Timeout waiting for data from client.")
         assert provider.sessions[0].ended_by == "idle"
 
 
@@ -302,9 +312,26 @@ def test_an_authority_that_is_kept_serves_the_same_clients_again(tmp_path: Path)
     assert (tmp_path / "ca" / "ca.key").stat().st_mode & 0o077 == 0
 
 
+def test_several_providers_can_share_a_port(tmp_path: Path) -> None:
+    first = new_provider(reuse_port=True, ca_folder=tmp_path)
+    with first, new_provider(reuse_port=True, ca_folder=tmp_path, port=first.port) as second:
+        for _ in range(20):
+            with encrypted(first):
+                pass
+        assert first.counts.sessions + second.counts.sessions == 20
+
+
 def test_a_taken_port_is_a_clear_error(provider: Provider) -> None:
     with pytest.raises(BuilderError, match=r"cannot listen on 127\.0\.0\.1"):
         new_provider(port=provider.port).start()
+
+
+def test_a_taken_second_port_leaves_the_first_one_free(provider: Provider) -> None:
+    half = new_provider(tls_port=provider.tls_port)
+    with pytest.raises(BuilderError, match="cannot listen"):
+        half.start()
+    with pytest.raises(BuilderError, match="is not running"):
+        _ = half.port
 
 
 def test_a_provider_that_does_not_run_says_so() -> None:
