@@ -49,9 +49,10 @@ class Provider:
 
     `host_names` are the names in the good certificate, the first one is what it calls itself. Without
     `users` it neither offers nor wants AUTH. `requires_tls=False` is a provider that takes AUTH in the clear,
-    as SendGrid and Mailgun do. `ca_folder` keeps the certificate authority for the next start. For
-    benchmarks, `keep_content=False` and `keep_exchange=False` record numbers only, and `reuse_port` lets several
-    processes with the same `ca_folder` share their ports: the kernel spreads the connections.
+    as SendGrid and Mailgun do. `ca_folder` keeps the certificate authority for the next start.
+
+    For benchmarks, `keep_content=False` and `keep_exchange=False` record numbers only, and `reuse_port`
+    lets several processes with the same `ca_folder` share their ports: the kernel spreads connections.
     """
 
     def __init__(
