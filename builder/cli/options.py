@@ -59,7 +59,7 @@ _CONFIG_OPTIONS = (
     click.option(
         "--preset",
         metavar="NAME",
-        shell_complete=lambda _ctx, _param, begun: _presets_beginning(begun),
+        shell_complete=lambda _ctx, _param, begun: presets_beginning(begun),
         help="The mail provider; `builder presets` lists them.",
     ),
     click.option(
@@ -151,7 +151,8 @@ def complete_image(_ctx: click.Context, _param: click.Parameter, incomplete: str
     return [name for name in found if name.startswith(incomplete)]
 
 
-def _presets_beginning(begun: str) -> list[str]:
+def presets_beginning(begun: str) -> list[str]:
+    """Complete the names of the presets."""
     from builder.presets import preset_names
 
     return [name for name in preset_names() if name.startswith(begun)]

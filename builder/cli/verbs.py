@@ -11,16 +11,18 @@ import click
 
 # Verb → what it does, in the order of the work. Each is `command` in the module of its name.
 VERBS: Mapping[str, str] = {
-    "presets": "List the mail providers, or show one with its limits and sources.",
-    "render": "Write every file that would go into an image, without any tool or account.",
+    "demo": "Bake, boot, fetch a secret, relay a mail: all on this machine.",
+    "init": "Write a commented relay.yaml.",
+    "presets": "List the mail providers, or show one with its sources.",
+    "render": "Write the files that would go in; needs no tool, no account.",
     "bake": "Bake an image, boot it fresh and let it relay mail.",
     "base": "List base images, download one, or build one from packages.",
     "images": "List what was baked, from what, and whether it was verified.",
     "verify": "Boot an image fresh and run every check.",
     "launch": "Start a relay from an image and print where it listens.",
-    "instances": "List, stop, start and delete the relays that were launched here.",
-    "doctor": "Examine this machine: every tool and permission, and the command that mends each.",
-    "completion": "Print the script that completes builder's commands in a shell.",
+    "instances": "List, stop, start and delete the relays launched here.",
+    "doctor": "Examine this machine, and say what mends what is missing.",
+    "completion": "Print the script that completes commands in a shell.",
 }
 
 
