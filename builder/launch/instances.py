@@ -221,7 +221,9 @@ def wait_instance_ready(instance: Instance, *, timeout_seconds: float = 300) -> 
 
 def _power_on(instance: Instance) -> Instance:
     machine = instance._machine()
+    pid_file = Path(instance.folder) / "qemu.pid"
     with _lock(instance):
+        pid_file.unlink(missing_ok=True)
         try:
             process.run(qemu.command_line(qemu.find_qemu(), machine))
         except CommandError as error:
@@ -229,8 +231,11 @@ def _power_on(instance: Instance) -> Instance:
                 if f"127.0.0.1:{host}-" in error.output:
                     raise qemu.port_taken(host, guest) from error
             raise _error(instance, f"QEMU could not start: {error.output.strip()}") from error
-        pid = int((Path(instance.folder) / "qemu.pid").read_text())
-        instance = replace(instance, pid=pid, pid_created=psutil.Process(pid).create_time())
+        pid = int(pid_file.read_text())
+        try:
+            instance = replace(instance, pid=pid, pid_created=psutil.Process(pid).create_time())
+        except psutil.NoSuchProcess as error:
+            raise _error(instance, f"`{instance.id}` ended as soon as it had started") from error
         _write(instance)
     return instance
 
