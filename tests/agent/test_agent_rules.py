@@ -1,0 +1,583 @@
+"""Tests of the loop: when port 25 is open, what /readyz says, and what a rotation does to Postfix."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from relay_agent.agent import Agent
+from relay_agent.board import Board
+from relay_agent.credential import Credential
+from relay_agent.door import Door
+from relay_agent.logs import Log
+from relay_agent.maillog import parse
+from relay_agent.places import Places
+from relay_agent.postfix import Postfix
+from relay_agent.secret import SecretVersion
+from relay_agent.settings import Settings, Upstream
+from relay_agent.traffic import Traffic
+from relay_agent.trouble import Trouble
+
+from tests.agent.relay_world import FakePostfix, agent_json, upstream_json, write_json
+
+REFUSED = Trouble("auth-refused", "the provider said 535", lasting=True)
+BUSY = Trouble("auth-temporary", "the provider said 454")
+MISSING = Trouble("secret-missing", "There is no secret", lasting=True)
+AUTH_LINE = (
+    "4bZyX9w: to=<a@example.org>, relay=localhost[127.0.0.1]:587, delay=1, delays=0/0/1/0, dsn=4.7.8, "
+    "status=deferred (SASL authentication failed; server localhost[127.0.0.1] said: 535 5.7.8 no)"
+)
+
+
+class Relay:
+    """One agent with a clock that the test moves, and a secret and a provider that it scripts."""
+
+    def __init__(self, places: Places, postfix: FakePostfix) -> None:
+        self.places, self.postfix = places, postfix
+        self.now = 1000.0
+        self.log = io.StringIO()
+        self.versions: dict[str, tuple[str, str]] = {"relay/ses": ("v1", "password-1")}
+        self.fetch_trouble: Trouble | None = None
+        self.answers: dict[str, Trouble] = {}
+        self.probes: list[str] = []
+        self.fetches = 0
+        self.maps_at_probe: list[str] = []
+        write_json(places.agent_json, agent_json())
+        write_json(places.boot_json, {"schema": 1})
+        self.restart()
+
+    def restart(self) -> None:
+        """Start the agent (again), as systemd does."""
+        log = Log(self.log)
+        self.board = Board(self.places, Traffic(), version="test")
+        door = Door(self.places, Postfix(self.places), log)
+        self.agent = Agent(self.places, self.board, door, log, self._connect, monotonic=lambda: self.now)
+
+    def reboot(self) -> None:
+        """Lose what is on tmpfs; Postfix starts from the files."""
+        for path in self.places.run_dir.iterdir():
+            path.unlink()
+        self.restart()
+        self.postfix.start()
+
+    def _connect(self, settings: Settings) -> Any:
+        return self._fetch, self._prove
+
+    def _fetch(self, upstream: Upstream) -> SecretVersion:
+        self.fetches += 1
+        if self.fetch_trouble:
+            raise self.fetch_trouble
+        version_id, password = self.versions[str(upstream.secret)]
+        text = json.dumps({"username": "user", "password": password})
+        return SecretVersion(text, version_id, 500.0)
+
+    def _prove(self, upstream: Upstream, credential: Credential) -> None:
+        self.probes.append(credential.password)
+        self.maps_at_probe.append(self.map)
+        if credential.password in self.answers:
+            raise self.answers[credential.password]
+
+    def rounds(self, count: int = 1, *, seconds: float = 0) -> None:
+        """Go round; before each the clock goes on by `seconds`."""
+        for _ in range(count):
+            self.now += seconds
+            self.agent.step()
+
+    @property
+    def map(self) -> str:
+        return self.places.sasl_map.read_text() if self.places.sasl_map.exists() else ""
+
+    @property
+    def state(self) -> str:
+        return self.board.state
+
+    @property
+    def reason(self) -> str:
+        reason = self.board.values()["reason"]
+        return str(reason["code"]) if reason else ""
+
+    @property
+    def status(self) -> Any:
+        return json.loads(self.places.status_json.read_text())
+
+
+@pytest.fixture
+def relay(places: Places, postfix_programs: FakePostfix) -> Relay:
+    return Relay(places, postfix_programs)
+
+
+# -- a fresh machine
+
+
+def test_a_fresh_relay_opens_after_the_credential_is_proven(relay: Relay) -> None:
+    assert not relay.postfix.is_open
+    relay.rounds()
+    assert relay.state == "ready"
+    assert relay.postfix.is_open
+    assert relay.map == "localhost user:password-1\n"
+    assert stat.S_IMODE(relay.places.sasl_map.stat().st_mode) == 0o600
+    assert relay.probes == ["password-1"]
+    assert relay.status["credential"]["version_id"] == "v1"
+    assert relay.status["reason"] is None
+
+
+def test_one_reload_is_enough_to_open(relay: Relay) -> None:
+    relay.rounds(3)
+    assert relay.postfix.reloads == 1
+
+
+@pytest.mark.parametrize("trouble", [REFUSED, BUSY], ids=["535", "454"])
+def test_a_fresh_relay_stays_closed_until_the_provider_accepts(relay: Relay, trouble: Trouble) -> None:
+    relay.answers["password-1"] = trouble
+    relay.rounds(5, seconds=61)
+    assert (relay.state, relay.reason) == ("failed", trouble.code)
+    assert not relay.postfix.has_listener
+    assert not relay.places.been_ready.exists()
+    assert relay.map == ""
+    del relay.answers["password-1"]
+    relay.rounds(1, seconds=61)
+    assert relay.state == "ready"
+    assert relay.postfix.is_open
+
+
+def test_a_fresh_relay_stays_closed_without_its_secret_and_recovers(relay: Relay) -> None:
+    relay.fetch_trouble = MISSING
+    relay.rounds(1)
+    assert (relay.state, relay.reason) == ("starting", "secret-missing")
+    relay.rounds(8, seconds=61)
+    assert (relay.state, relay.reason) == ("failed", "secret-missing")
+    assert relay.board.readiness()["accepting"] is False
+    relay.fetch_trouble = None
+    relay.rounds(1, seconds=61)
+    assert relay.state == "ready"
+
+
+def test_the_deadline_changes_only_what_is_reported(relay: Relay) -> None:
+    write_json(relay.places.agent_json, agent_json(boot_deadline_seconds=10))
+    relay.fetch_trouble = MISSING
+    relay.rounds(1)
+    assert relay.state == "starting"
+    relay.rounds(1, seconds=11)
+    assert relay.state == "failed"
+    fetches = relay.fetches
+    relay.rounds(3, seconds=61)
+    assert relay.fetches == fetches + 3
+
+
+def test_tries_are_spread_and_capped(relay: Relay) -> None:
+    relay.answers["password-1"] = REFUSED
+    waits = []
+    for _ in range(12):
+        relay.rounds(1)
+        due = relay.agent._keepers[0].due
+        waits.append(due - relay.now)
+        relay.now = due
+    assert all(0.1 <= wait <= 60 for wait in waits)
+    assert len(set(waits)) > 5
+    assert len(relay.probes) == 12
+
+
+def test_a_listener_in_master_cf_of_a_fresh_machine_is_closed_at_once(relay: Relay) -> None:
+    (relay.postfix.folder / "listener").touch()
+    relay.postfix.start()
+    relay.fetch_trouble = MISSING
+    relay.rounds()
+    assert not relay.postfix.has_listener
+    assert not relay.postfix.is_open
+
+
+def test_a_copy_of_a_relays_disk_counts_as_fresh(relay: Relay) -> None:
+    relay.rounds()
+    relay.places.machine_id.write_text("ffffffffffffffffffffffffffffffff\n")
+    relay.fetch_trouble = MISSING
+    relay.reboot()
+    relay.rounds()
+    assert relay.state == "starting"
+    assert not relay.postfix.is_open
+
+
+def test_postfix_that_starts_later_is_waited_for(relay: Relay) -> None:
+    relay.postfix.stop()
+    relay.rounds()
+    assert (relay.state, relay.reason) == ("starting", "postfix-down")
+    assert relay.map == "localhost user:password-1\n"
+    relay.postfix.start()
+    relay.rounds()
+    assert relay.state == "ready"
+    assert relay.probes == ["password-1"]
+
+
+# -- boot.json
+
+
+def test_boot_json_is_waited_for_while_cloud_init_runs(relay: Relay) -> None:
+    relay.places.boot_json.unlink()
+    relay.rounds(3, seconds=1)
+    assert (relay.state, relay.reason, relay.fetches) == ("starting", "boot-config-missing", 0)
+    write_json(relay.places.boot_json, {"schema": 1})
+    relay.rounds()
+    assert relay.state == "ready"
+
+
+@pytest.mark.parametrize("sign", ["result", "stage", "time"])
+def test_boot_json_is_not_waited_for_in_vain(relay: Relay, sign: str) -> None:
+    relay.places.boot_json.unlink()
+    relay.places.cloud_init_result.parent.mkdir(parents=True)
+    relay.rounds()
+    assert relay.reason == "boot-config-missing"
+    if sign == "result":
+        relay.places.cloud_init_result.write_text("{}")
+    elif sign == "stage":
+        write_json(relay.places.cloud_init_status, {"v1": {"init": {"finished": 12.5}}})
+    relay.rounds(1, seconds=200 if sign == "time" else 1)
+    assert relay.state == "ready"
+
+
+def test_a_broken_boot_json_is_reported_and_a_mended_one_used(relay: Relay) -> None:
+    relay.places.boot_json.write_text("{")
+    relay.rounds()
+    assert (relay.state, relay.reason) == ("starting", "config-invalid")
+    write_json(relay.places.boot_json, {"schema": 1})
+    relay.rounds(1, seconds=1)
+    assert relay.state == "ready"
+
+
+def test_a_running_relay_goes_on_when_its_boot_json_is_broken(relay: Relay) -> None:
+    relay.rounds()
+    relay.places.boot_json.write_text("{")
+    relay.rounds(1, seconds=100)
+    assert (relay.state, relay.reason) == ("degraded", "config-invalid")
+    assert relay.postfix.is_open
+    assert relay.fetches == 2
+
+
+def test_a_secret_that_is_named_nowhere_is_said(relay: Relay) -> None:
+    write_json(relay.places.agent_json, agent_json(upstreams=[upstream_json(secret=None)]))
+    relay.rounds()
+    assert relay.reason == "secret-unnamed"
+    write_json(relay.places.boot_json, {"schema": 1, "secret": "relay/ses"})
+    relay.rounds()
+    assert relay.state == "ready"
+
+
+def test_boot_settings_reach_postfix_and_the_firewall_in_one_call_each(relay: Relay) -> None:
+    boot = {
+        "schema": 1,
+        "hostname": "relay-1.example.com",
+        "networks": ["192.0.2.0/24", "2001:db8::/32"],
+        "upstream": {"port": 2525, "ca_pem": "-----BEGIN CERTIFICATE-----\nx\n"},
+    }
+    write_json(relay.places.boot_json, boot)
+    relay.rounds()
+    assert relay.state == "ready"
+    assert [call[0] for call in relay.postfix.postconf.calls].count("-e") == 1
+    assert relay.postfix.settings == [
+        "myhostname=relay-1.example.com",
+        "mynetworks=127.0.0.0/8 [::1]/128 192.0.2.0/24 [2001:db8::]/32",
+        "relayhost=[localhost]:2525",
+        f"smtp_tls_CAfile={relay.places.private_ca}",
+    ]
+    assert relay.places.private_ca.read_text().startswith("-----BEGIN CERTIFICATE")
+    assert (relay.postfix.folder / "nft").read_text() == (
+        "flush set inet relay networks4\n"
+        "add element inet relay networks4 { 192.0.2.0/24 }\n"
+        "flush set inet relay networks6\n"
+        "add element inet relay networks6 { 2001:db8::/32 }\n"
+    )
+
+
+# -- a machine that has been ready
+
+
+def test_after_a_reboot_mail_is_taken_at_once_and_queued(relay: Relay) -> None:
+    relay.rounds()
+    relay.fetch_trouble = Trouble("endpoint-unreachable", "no network yet")
+    relay.reboot()
+    relay.rounds()
+    assert (relay.state, relay.reason) == ("degraded", "endpoint-unreachable")
+    assert relay.board.readiness()["message"].startswith("degraded: accepting and queueing")
+    assert relay.postfix.is_open
+    assert relay.map == ""
+    flushes = relay.postfix.flushes
+    relay.fetch_trouble = None
+    relay.rounds(1, seconds=61)
+    assert relay.state == "ready"
+    assert relay.map == "localhost user:password-1\n"
+    assert relay.postfix.flushes == flushes + 1
+
+
+def test_after_a_reboot_a_silent_provider_does_not_keep_the_credential_from_postfix(relay: Relay) -> None:
+    relay.rounds()
+    relay.answers["password-1"] = BUSY
+    relay.reboot()
+    relay.rounds()
+    assert relay.state == "degraded"
+    assert relay.map == "localhost user:password-1\n"
+
+
+def test_after_a_reboot_a_refused_credential_is_not_put_in_use(relay: Relay) -> None:
+    relay.rounds()
+    relay.answers["password-1"] = REFUSED
+    relay.reboot()
+    relay.rounds()
+    assert (relay.state, relay.reason) == ("degraded", "auth-refused")
+    assert relay.map == ""
+
+
+def test_an_agent_that_is_started_again_leaves_the_map_alone(relay: Relay) -> None:
+    relay.rounds()
+    relay.fetch_trouble = Trouble("endpoint-unreachable", "down")
+    relay.restart()
+    relay.rounds()
+    assert relay.map == "localhost user:password-1\n"
+    assert relay.postfix.is_open
+    relay.fetch_trouble = None
+    inode = relay.places.sasl_map.stat().st_ino
+    relay.rounds(1, seconds=61)
+    assert relay.state == "ready"
+    assert relay.places.sasl_map.stat().st_ino == inode
+
+
+def test_postfix_that_dies_makes_the_relay_unready_and_comes_back(relay: Relay) -> None:
+    relay.rounds()
+    relay.postfix.stop()
+    relay.rounds()
+    assert (relay.state, relay.reason) == ("failed", "postfix-down")
+    assert relay.board.readiness()["accepting"] is False
+    relay.postfix.start()
+    relay.rounds()
+    assert relay.state == "ready"
+
+
+# -- rotation
+
+
+def test_a_new_version_is_proven_before_it_replaces_the_old_one(relay: Relay) -> None:
+    relay.rounds()
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    reloads, flushes = relay.postfix.reloads, relay.postfix.flushes
+    relay.rounds(1, seconds=67)
+    assert relay.maps_at_probe[-1] == "localhost user:password-1\n"
+    assert relay.map == "localhost user:password-2\n"
+    assert (relay.postfix.reloads, relay.postfix.flushes) == (reloads + 1, flushes + 1)
+    assert relay.state == "ready"
+    assert relay.status["upstreams"][0]["counts"]["rotations"] == 1
+
+
+def test_an_unchanged_version_is_neither_probed_nor_reloaded(relay: Relay) -> None:
+    relay.rounds()
+    reloads = relay.postfix.reloads
+    relay.rounds(5, seconds=67)
+    assert relay.fetches == 6
+    assert relay.probes == ["password-1"]
+    assert relay.postfix.reloads == reloads
+
+
+def test_polls_have_jitter(relay: Relay) -> None:
+    waits = set()
+    for _ in range(6):
+        relay.rounds()
+        due = relay.agent._keepers[0].due
+        waits.add(round(due - relay.now, 6))
+        relay.now = due
+    assert len(waits) == 6
+    assert all(54 <= wait <= 66 for wait in waits)
+
+
+@pytest.mark.parametrize("trouble", [REFUSED, BUSY], ids=["535", "454"])
+def test_a_bad_new_version_is_refused_and_the_old_one_kept(relay: Relay, trouble: Trouble) -> None:
+    relay.rounds()
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    relay.answers["password-2"] = trouble
+    reloads = relay.postfix.reloads
+    relay.rounds(6, seconds=67)
+    assert relay.map == "localhost user:password-1\n"
+    assert relay.state == "ready"
+    assert relay.postfix.reloads == reloads
+    shown = relay.board.values()["upstreams"][0]
+    assert shown["version_id"] == "v1"
+    assert shown["reason"]["code"] == trouble.code
+    assert shown["refused_version"] == ("v2" if trouble is REFUSED else None)
+    assert relay.probes.count("password-2") == 6
+    relay.versions["relay/ses"] = ("v3", "password-3")
+    relay.rounds(1, seconds=67)
+    assert relay.map == "localhost user:password-3\n"
+    assert relay.board.values()["upstreams"][0]["refused_version"] is None
+
+
+def test_a_new_version_of_the_wrong_shape_is_refused(relay: Relay) -> None:
+    relay.rounds()
+    relay.versions["relay/ses"] = ("v2", "")
+    relay.rounds(1, seconds=67)
+    shown = relay.board.values()["upstreams"][0]
+    assert (shown["refused_version"], shown["reason"]["code"]) == ("v2", "secret-shape")
+    assert relay.map == "localhost user:password-1\n"
+
+
+def see_log(relay: Relay, line: str) -> None:
+    event = parse("postfix/smtp", line)
+    assert event is not None
+    if relay.board.traffic.add(event):
+        relay.agent.login_refused()
+
+
+def test_a_535_in_the_log_makes_the_agent_look_early(relay: Relay) -> None:
+    relay.rounds()
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    relay.answers["password-1"] = REFUSED
+    see_log(relay, AUTH_LINE)
+    relay.rounds(1, seconds=11)
+    assert relay.map == "localhost user:password-2\n"
+    assert relay.state == "ready"
+
+
+def test_a_storm_of_535_is_one_early_look(relay: Relay) -> None:
+    relay.rounds()
+    for _ in range(50):
+        see_log(relay, AUTH_LINE)
+        relay.rounds(1, seconds=0.1)
+    assert relay.fetches == 1
+    relay.rounds(1, seconds=10)
+    assert relay.fetches == 2
+
+
+def test_a_password_that_is_taken_away_degrades_the_relay_but_does_not_close_it(relay: Relay) -> None:
+    relay.rounds()
+    relay.answers["password-1"] = REFUSED
+    see_log(relay, AUTH_LINE)
+    relay.rounds(1, seconds=11)
+    assert (relay.state, relay.reason) == ("degraded", "auth-refused")
+    assert relay.postfix.is_open
+    flushes = relay.postfix.flushes
+    del relay.answers["password-1"]
+    relay.rounds(1, seconds=61)
+    assert relay.state == "ready"
+    assert relay.postfix.flushes == flushes + 1
+
+
+def test_secrets_manager_being_away_does_not_degrade_a_working_relay(relay: Relay) -> None:
+    relay.rounds()
+    relay.fetch_trouble = Trouble("endpoint-slow", "slow")
+    relay.rounds(3, seconds=67)
+    assert relay.state == "ready"
+    assert relay.board.values()["upstreams"][0]["reason"]["code"] == "endpoint-slow"
+
+
+# -- several upstreams
+
+
+@pytest.fixture
+def two(relay: Relay) -> Relay:
+    second = upstream_json(name="backup", host="backup.example.com", secret="relay/backup")
+    write_json(relay.places.agent_json, agent_json(upstreams=[upstream_json(), second]))
+    relay.versions["relay/backup"] = ("b1", "password-b")
+    return relay
+
+
+def test_each_upstream_has_its_line_in_the_map(two: Relay) -> None:
+    two.rounds()
+    assert two.state == "ready"
+    assert two.map == "backup.example.com user:password-b\nlocalhost user:password-1\n"
+
+
+def test_one_proven_upstream_is_enough_to_accept(two: Relay) -> None:
+    two.answers["password-1"] = REFUSED
+    two.rounds()
+    assert (two.state, two.reason) == ("degraded", "auth-refused")
+    assert two.postfix.is_open
+    assert two.map == "backup.example.com user:password-b\n"
+
+
+# -- draining
+
+
+def test_draining_closes_the_port_and_flushes_once(relay: Relay) -> None:
+    relay.rounds()
+    flushes = relay.postfix.flushes
+    relay.places.draining.touch()
+    relay.rounds(3, seconds=2)
+    assert relay.state == "draining"
+    assert not relay.postfix.is_open
+    assert relay.postfix.flushes == flushes + 1
+    relay.places.draining.unlink()
+    relay.rounds()
+    assert relay.state == "ready"
+    assert relay.postfix.is_open
+
+
+def test_a_rotation_while_draining_reaches_postfix(relay: Relay) -> None:
+    relay.rounds()
+    relay.places.draining.touch()
+    relay.rounds()
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    relay.rounds(1, seconds=67)
+    assert relay.map == "localhost user:password-2\n"
+    assert not relay.postfix.is_open
+
+
+# -- what is said
+
+
+def test_no_password_is_in_any_output(relay: Relay, capfd: pytest.CaptureFixture[str]) -> None:
+    relay.answers["password-1"] = Trouble("auth-refused", "refused password-1", lasting=True)
+    relay.rounds(2, seconds=61)
+    del relay.answers["password-1"]
+    relay.rounds(2, seconds=61)
+    out, err = capfd.readouterr()
+    shown = relay.log.getvalue() + relay.places.status_json.read_text() + out + err
+    assert "refused [hidden]" in shown
+    assert "password-1" not in shown
+
+
+def test_the_log_is_json_lines_and_says_each_change_once(relay: Relay) -> None:
+    relay.fetch_trouble = MISSING
+    relay.rounds(4, seconds=61)
+    relay.fetch_trouble = None
+    relay.rounds(4, seconds=61)
+    lines = [json.loads(line) for line in relay.log.getvalue().splitlines()]
+    events = [line["event"] for line in lines]
+    assert events.count("credential") == 1
+    assert events.count("credential in use") == 1
+    states = [line["state"] for line in lines if line["event"] == "state"]
+    assert states == ["starting", "ready"]
+
+
+def test_systemd_is_told_ready_once_and_only_when_it_is(
+    relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: Callable[[], list[str]]
+) -> None:
+    relay.fetch_trouble = MISSING
+    relay.rounds()
+    assert not any("READY=1" in text for text in messages())
+    relay.fetch_trouble = None
+    relay.rounds(3, seconds=61)
+    told = messages()
+    assert sum("READY=1" in text for text in told) == 1
+    assert any(text == "STATUS=ready" for text in told)
+    assert any(text == "WATCHDOG=1" for text in told)
+
+
+@pytest.fixture
+def messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    import socket
+
+    path = tmp_path / "notify"
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    server.bind(str(path))
+    server.setblocking(False)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+
+    def read() -> list[str]:
+        found = []
+        while True:
+            try:
+                found.append(server.recv(4096).decode())
+            except BlockingIOError:
+                return found
+
+    yield read
+    server.close()
