@@ -31,6 +31,7 @@ def check(config: RelayConfig) -> Iterator[Problem]:
     for where, choice in _choices(config):
         yield from _provider(where, choice)
     yield from _networks(config)
+    yield from _names(config)
     yield from _main_cf(config)
     yield from _access(config)
     yield from _ports(config)
@@ -245,6 +246,22 @@ def _routing(config: RelayConfig) -> Iterator[Problem]:
                     text = f"is `{domain}`, which route `{taken[side, domain]}` has already"
                     yield Problem(("routes", index, side, position), text, "Remove one of them")
                 taken.setdefault((side, domain), route.name)
+
+
+def _names(config: RelayConfig) -> Iterator[Problem]:
+    if config.secret_region is not None and not is_aws_region(config.secret_region):
+        text = f"is `{config.secret_region[:60]}`, expected an AWS region such as `us-east-1`"
+        yield Problem(("secret_region",), text)
+    known = config.preset in preset_names()
+    hosts = config.provider.hosts.value.values() if known else ()
+    if config.hostname in (config.upstream.host, *(host.format(region=config.region) for host in hosts)):
+        text = f"is `{config.hostname}`, the name of the provider; Postfix would take it for itself"
+        yield Problem(("hostname",), text, "Use a name of your own, such as `relay.example.com`")
+    if config.submission and config.submission.secret in [
+        choice.secret_name for _where, choice in _choices(config)
+    ]:
+        text = "is the provider's own secret; users must not be able to log in with it"
+        yield Problem(("submission", "secret"), text, "Make a secret of its own for the users")
 
 
 def _warm_up(config: RelayConfig) -> Iterator[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -89,7 +90,7 @@ class _Reader(Generic[M]):
         for part in where[:-1]:
             inner = target.get(str(part))
             target[str(part)] = target = inner if isinstance(inner, dict) else {}
-        target[str(where[-1])] = value
+        target[str(where[-1])] = copy.deepcopy(value)
         self.flags.add(where)
 
     def _refuse_leaks(self, text: str) -> None:

@@ -51,6 +51,13 @@ def test_flags_win_over_the_file_and_a_dotted_one_keeps_its_neighbours(relay_yam
     assert config.hostname == "relay.example.org"
 
 
+def test_flags_are_left_as_they_were() -> None:
+    flags = {"preset": "ses", "region": "us-east-1", "upstream": {"port": 1}, "networks": ["x", "10.0.0.0/8"]}
+    with pytest.raises(ConfigError):
+        load_config(None, flags)
+    assert (flags["upstream"], flags["networks"]) == ({"port": 1}, ["x", "10.0.0.0/8"])
+
+
 def test_a_wrong_flag_says_that_it_is_from_the_command_line(relay_yaml: Path) -> None:
     relay_yaml.write_text(BASE)
     with pytest.raises(ConfigError, match=r"`hostname` is `x`, .* \(from the command line\)"):

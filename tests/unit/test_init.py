@@ -49,13 +49,8 @@ def test_every_commented_example_works_when_it_is_uncommented(tmp_path: Path, pr
     known = examples(text)
     assert set(known) >= {"access", "clients", "delivery", "dsn", "fallback", "hygiene", "quota", "routes"}
     for key, example in known.items():
-        if key in ("upstream", "fallback", "routes") and preset_name in (
-            "ses",
-            "postmark",
-            "sendgrid",
-            "smtp2go",
-        ):
-            continue  # these show several hosts, or the provider itself
+        if example.count("host:") > 1:
+            example = re.sub(r"  host: .*\n", "", example, count=1)
         file = tmp_path / f"{key}.yaml"
         file.write_text(text + example)
         assert load_config(file).preset == preset_name

@@ -1,0 +1,291 @@
+"""What relay.yaml refuses, with the key and the reason."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from builder.config import RelayConfig, load_config
+from builder.config.policy import AccessRule
+from builder.errors import ConfigError
+
+SES = {"preset": "ses", "region": "us-east-1"}
+
+
+def config(**keys: Any) -> RelayConfig:
+    return load_config(None, {**SES, **keys})
+
+
+def problems(**keys: Any) -> str:
+    with pytest.raises(ConfigError) as raised:
+        config(**keys)
+    return f"{raised.value}\n{raised.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        # The provider
+        ({"preset": "sses"}, "`preset` is `sses`, which is not a preset"),
+        ({"region": "us-wset-2"}, "`region` is `us-wset-2`, where Amazon SES has no SMTP endpoint"),
+        ({"region": "mars"}, "Known regions: af-south-1, "),
+        ({"preset": "mailgun", "region": None}, "`region` is missing; the host of Mailgun depends on it"),
+        ({"preset": "gmail", "region": "eu"}, "`region` is `eu`, but Gmail has no regions"),
+        ({"upstream": {"host": "smtp.example.com"}}, "but preset `ses` accepts its own host, names such as"),
+        ({"upstream": {"tls": "implicit"}}, "`upstream.tls` is set, but preset `ses` knows"),
+        ({"upstream": {"port": 70000}}, "`upstream.port` is `70000`, expected 65535 or less"),
+        ({"preset": "custom"}, "`upstream.host` is missing; preset `custom` has no host of its own"),
+        ({"auth": "xoauth2"}, "`auth` is `xoauth2`, but preset `ses` logs in with password"),
+        ({"secret_region": "virginia"}, "expected an AWS region such as `us-east-1`"),
+        # Names
+        ({"hostname": "relay"}, "expected a fully qualified host name"),
+        ({"hostname": "10.0.0.1"}, "expected a fully qualified host name"),
+        ({"hostname": "re_lay.example.com"}, "expected a fully qualified host name"),
+        ({"hostname": "-a.example.com"}, "expected a fully qualified host name"),
+        ({"hostname": "h" * 64 + ".example.com"}, "expected a fully qualified host name"),
+        ({"hostname": "email-smtp.us-east-1.amazonaws.com"}, "the name of the provider"),
+        ({"domain": "localhost"}, "`domain` is `localhost`, expected a domain"),
+        ({"secret": "arn:aws:s3:::bucket"}, "expected the name of a secret in Secrets Manager"),
+        ({"secret": "relay:ses"}, "expected the name of a secret in Secrets Manager"),
+        ({"packages": ["exim4-daemon-light"]}, "expected a package that does not replace Postfix"),
+        ({"packages": ["tcp dump"]}, "expected the name of a Debian package"),
+        ({"packages": ["-oAPT::x"]}, "expected the name of a Debian package"),
+        # Networks
+        ({"networks": ["0.0.0.0/0"]}, "lets everybody relay without logging in"),
+        ({"networks": ["::/0"]}, "lets everybody relay without logging in"),
+        ({"networks": ["0.0.0.0/1"]}, "lets more than a /16 of the internet"),
+        ({"networks": ["10.0.0.0/7"]}, "lets more than a /16"),
+        ({"networks": ["2000::/3"]}, "lets more than a /16"),
+        ({"networks": ["10.0.0.1/8"]}, "expected `10.0.0.0/8` for the whole network, or `10.0.0.1` for that"),
+        ({"networks": ["fd00::1/8"]}, "expected `fd00::/8` for the whole network"),
+        ({"networks": ["10.0.0/8"]}, "expected a network such as `10.0.0.0/8`"),
+        ({"networks": ["example.com"]}, "expected a network such as"),
+        ({"networks": []}, "`networks` is empty, so nobody may relay"),
+        # Sizes and delivery
+        ({"message_bytes": 50_000_000}, "`message_bytes` is 50000000, but Amazon SES takes 40000000 at most"),
+        ({"message_bytes": 10}, "expected 1024 or more"),
+        ({"message_bytes": 11_000_000, "fallback": {"preset": "postmark"}}, "but Postmark takes 10000000"),
+        ({"recipients_per_message": 0}, "expected 1 or more"),
+        ({"delivery": {"recipients_per_delivery": 51}}, "is 51, but Amazon SES takes 50 at most"),
+        ({"delivery": {"initial_concurrency": 30}}, "is 30, more than the concurrency of 20"),
+        ({"delivery": {"concurrency": 0}}, "expected 1 or more"),
+        (
+            {"preset": "microsoft365", "delivery": {"concurrency": 4}},
+            "is 4, but Microsoft 365 takes 3 at most",
+        ),
+        (
+            {"preset": "sendgrid", "delivery": {"messages_per_connection": 5001}},
+            "SendGrid takes 5000 at most",
+        ),
+        # Access
+        ({"access": {"senders": {"otherwise": "deny"}}}, "is `deny`, expected `allow` or `reject`"),
+        (
+            {"access": {"sender_domains": [{"networks": ["192.0.2.0/24"], "domains": ["example.com"]}]}},
+            "`access.sender_domains[0].networks[0]` is `192.0.2.0/24`, which is not inside `networks`",
+        ),
+        (
+            {"access": {"sender_domains": [{"networks": ["10.0.0.0/8"], "domains": []}]}},
+            "`access.sender_domains[0].domains` is a list, expected at least one entry",
+        ),
+        (
+            {"access": {"sender_domains": [{"networks": ["10.0.0.0/8"], "domains": ["a.example"]}] * 2}},
+            "which an earlier entry has too",
+        ),
+        (
+            {
+                "access": {
+                    "recipients": {
+                        "rules": [{"kind": "domain", "pattern": "a.example", "action": "hold"}] * 2
+                    }
+                }
+            },
+            "`access.recipients.rules[1]` has the pattern of an earlier rule",
+        ),
+        # Submission, clients, firewall
+        ({"submission": {}}, "`submission.secret` is missing"),
+        (
+            {"submission": {"secret": "relay/users", "port": 25}},
+            "`submission.port` is something else, expected",
+        ),
+        ({"submission": {"secret": "relay/ses"}}, "the provider's own secret"),
+        ({"clients": {"connections": 0}}, "expected 1 or more"),
+        ({"clients": {"messages_per_minute": True}}, "expected a number"),
+        (
+            {"clients": {"exempt": ["192.0.2.1"]}},
+            "`clients.exempt[0]` is `192.0.2.1/32`, which is not inside",
+        ),
+        ({"firewall": {"management_ports": [22, 25]}}, "`firewall.management_ports[1]` is 25, a mail port"),
+        # Quota
+        ({"quota": {"messages_per_second": 0}}, "expected more than 0"),
+        ({"quota": {"messages_per_second": -1}}, "expected more than 0"),
+        ({"quota": {}}, "Amazon SES publishes no rate"),
+        ({"quota": {"source": "config"}}, "is missing for `source: config`"),
+        ({"quota": {"source": "ses_get_send_quota", "messages_per_second": 3}}, "is set, but the rate comes"),
+        ({"preset": "postmark", "quota": {"source": "ses_get_send_quota"}}, "but the preset is `postmark`"),
+        (
+            {"preset": "microsoft365", "quota": {"messages_per_second": 2}},
+            "is 2, but Microsoft 365 takes 0.5",
+        ),
+        # Several providers
+        ({"fallback": {"preset": "ses"}}, "`fallback.region` is missing"),
+        ({"fallback": {**SES}}, "which fails when the first does"),
+        ({"fallback": {**SES, "secret": "relay/other"}}, "a host has one credential on a relay"),
+        (
+            {"routes": [{"name": "a", "preset": "postmark"}]},
+            "needs either `sender_domains` or `recipient_domains`",
+        ),
+        (
+            {
+                "routes": [
+                    {"name": n, "preset": "postmark", "sender_domains": ["a.example"]} for n in ("a", "b")
+                ]
+            },
+            "`routes[1].sender_domains[0]` is `a.example`, which route `a` has already",
+        ),
+        (
+            {
+                "routes": [
+                    {"name": "a", "preset": "postmark", "sender_domains": [f"{n}.example"]} for n in "bc"
+                ]
+            },
+            "`routes[1].name` is `a`, as an earlier route",
+        ),
+        (
+            {"routes": [{"name": "primary", "preset": "postmark", "sender_domains": ["a.example"]}]},
+            "other than `primary`",
+        ),
+        ({"warm_up": {"preset": "postmark"}}, "`warm_up` needs either `percent` or `steps`"),
+        ({"warm_up": {"preset": "postmark", "percent": 100}}, "expected 99 or less"),
+        (
+            {"warm_up": {"preset": "postmark", "steps": [{"date": "2026-12-08", "percent": 5}] * 2}},
+            "`warm_up.steps[1].date` is 2026-12-08, not after the step before it",
+        ),
+        ({"warm_up": {"preset": "postmark", "steps": [{"date": "soon", "percent": 5}]}}, "a date such as"),
+        # Hygiene, bounces, DKIM
+        ({"hygiene": {"configuration_set": "a b"}}, "expected letters, digits, `_` and `-`, 64 at most"),
+        ({"hygiene": {"configuration_set": "h" * 65}}, "64 at most"),
+        ({"preset": "postmark", "hygiene": {"tags": {"a": "b"}}}, "`hygiene.tags` is for SES alone"),
+        ({"hygiene": {"tags": {"a": "b, c=d"}}}, "expected letters, digits and `_.@-`"),
+        ({"hygiene": {"strip_headers": ["Subject"]}}, "expected a header that a message can do without"),
+        ({"hygiene": {"strip_headers": ["Received"]}}, "use `hygiene.strip_received`"),
+        ({"hygiene": {"strip_headers": ["X Y"]}}, "expected the name of a header without the colon"),
+        ({"hygiene": {"strip_headers": ["X" * 65]}}, "64 characters at most"),
+        ({"hygiene": {"set_headers": {"X-Tag": "a\nBcc: b@example.com"}}}, "expected one line of ASCII text"),
+        (
+            {"hygiene": {"set_headers": {"From": "a@example.com"}}},
+            "expected a header that the message does not",
+        ),
+        (
+            {"hygiene": {"tags": {"a": "b"}, "set_headers": {"X-SES-Message-Tags": "c=d"}}},
+            "`hygiene.set_headers.X-SES-Message-Tags` is set twice",
+        ),
+        ({"hygiene": {"sender_rewrite": {"address": "relay"}}}, "expected a mail address"),
+        ({"dsn": {"sender": "a@example.com"}}, "`sender` is set but `address` is not"),
+        ({"dsn": {"classes": ["everything"]}}, "`dsn.classes[0]` is `everything`, expected `bounce`"),
+        (
+            {"dkim": [{"domain": "a.example", "selector": s, "secret": "relay/dkim"} for s in ("s1", "s2")]},
+            "`dkim[1].domain` is `a.example`, which an earlier key signs",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_with_its_key(keys: dict[str, Any], message: str) -> None:
+    assert message in problems(**keys)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("smtp_tls_security_level", "Remove the line"),
+        ("smtp_tls_CAfile", "Remove the line"),
+        ("smtp_sasl_password_maps", "Use `secret`"),
+        ("mynetworks", "Use `networks`"),
+        ("smtpd_relay_restrictions", "Use `access`"),
+        ("smtpd_recipient_restrictions", "Use `access`"),
+        ("mydestination", "Remove the line"),
+        ("relayhost", "Use `upstream.host`"),
+        ("smtp_fallback_relay", "Use `fallback`"),
+        ("transport_maps", "Use `routes`"),
+        ("sender_dependent_relayhost_maps", "Use `routes`"),
+        ("message_size_limit", "Use `message_bytes`"),
+        ("smtp_connection_reuse_count_limit", "Use `delivery.messages_per_connection`"),
+        ("smtpd_client_event_limit_exceptions", "Use `clients`"),
+        ("smtp_reply_filter", "Remove the line"),
+        ("soft_bounce", "Remove the line"),
+        ("inet_interfaces", "Remove the line"),
+        ("debug_peer_list", "Remove the line"),
+        ("notify_classes", "Use `dsn`"),
+        ("smtpd_milters", "Use `dkim`"),
+        ("smtpd_forbid_bare_newline", "Remove the line"),
+        ("queue_directory", "Remove the line"),
+        ("myhostname", "Use `hostname`"),
+    ],
+)
+def test_a_parameter_that_would_break_a_promise_is_refused(name: str, key: str) -> None:
+    text = problems(main_cf={name: "something"})
+    assert f"`main_cf.{name}` may not be set: " in text
+    assert key in text
+    assert "something" not in text
+
+
+@pytest.mark.parametrize(
+    "name", ["smtpd_banner", "append_dot_mydomain", "smtp_helo_timeout", "biff", "smtpd_timeout"]
+)
+def test_other_parameters_may_be_set(name: str) -> None:
+    assert config(main_cf={name: "x"}).main_cf == {name: "x"}
+
+
+@pytest.mark.parametrize(("name", "value"), [("a b", "x"), ("a", "x\nmynetworks = 0.0.0.0/0"), ("1a", "x")])
+def test_a_parameter_cannot_bring_in_another_one(name: str, value: str) -> None:
+    assert "main_cf." in problems(main_cf={name: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern", "yes", "no"),
+    [
+        (
+            "exact",
+            "a.b+c@example.com",
+            ["a.b+c@example.com", "A.B+C@EXAMPLE.COM"],
+            ["aXb+c@example.com", "xa.b+c@example.com"],
+        ),
+        ("exact", "<>", ["<>"], ["a@example.com"]),
+        (
+            "domain",
+            "example.com",
+            ["a@example.com", "a@b.example.com"],
+            ["a@badexample.com", "a@example.com.evil.org"],
+        ),
+        ("domain", ".example.com", ["a@b.example.com", "a@b.c.example.com"], ["a@example.com"]),
+        ("regexp", "^bounce-[0-9]+@", ["bounce-12@example.com"], ["bounce-@example.com"]),
+    ],
+)
+def test_a_rule_matches_what_it_says(kind: str, pattern: str, yes: list[str], no: list[str]) -> None:
+    rule = AccessRule.model_validate({"kind": kind, "pattern": pattern, "action": "reject"})
+    assert all(re.search(rule.ere, address, re.IGNORECASE) for address in yes)
+    assert not any(re.search(rule.ere, address, re.IGNORECASE) for address in no)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern"),
+    [
+        ("exact", "example.com"),
+        ("exact", "a@b"),
+        ("domain", "a@example.com"),
+        ("domain", "*"),
+        ("regexp", "("),
+        ("regexp", r"\d+"),
+        ("regexp", "a\nb"),
+    ],
+)
+def test_a_pattern_that_does_not_fit_its_kind_is_refused(kind: str, pattern: str) -> None:
+    rule = {"kind": kind, "pattern": pattern, "action": "reject"}
+    assert f"`access.senders.rules[0]` is wrong: `pattern` of kind `{kind}`" in problems(
+        access={"senders": {"rules": [rule]}}
+    )
+
+
+def test_the_text_of_a_rule_is_one_line() -> None:
+    rule = {"kind": "domain", "pattern": "a.example", "action": "reject", "text": "no\n/x/ OK"}
+    assert "expected one line of ASCII text" in problems(access={"senders": {"rules": [rule]}})
