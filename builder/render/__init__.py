@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from builder import assets
 from builder.config.model import BootConfig, RelayConfig
 from builder.releases import Release
 from builder.render.agent import render_agent
@@ -24,6 +25,7 @@ def render(config: RelayConfig, release: Release) -> dict[str, str]:
         **render_postfix(config, release),
         **render_agent(config, release),
         **render_firewall(config),
+        "etc/cloud/cloud.cfg.d/95-relay.cfg": (assets.folder("cloudinit") / "cloud.cfg").read_text(),
     }
     example = BootConfig(secret=config.secret_name, region=config.region, hostname=config.hostname)
     return {

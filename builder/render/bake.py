@@ -17,8 +17,8 @@ BAKE_DIR = "/run/relay-bake"
 def render_bake_seed(packages: Sequence[str], *, public_key: str, instance_id: str) -> dict[str, str]:
     """Return the four files of a NoCloud seed, `seed/user-data` first among them.
 
-    `network-config` and `vendor-data` are there, nearly empty, because cloud-init 24.3 and newer waits for missing
-    ones. The same user data serves on EC2.
+    `network-config` and `vendor-data` are there, nearly empty, because cloud-init 24.3 and newer waits for
+    missing ones. The same user data serves on EC2.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(assets.folder("cloudinit")),

@@ -36,7 +36,12 @@ if [ -e /etc/nftables.conf ] && command -v nft >/dev/null; then
 fi
 
 # --- what starts at boot -----------------------------------------------------------------------------------------
+# Load what the agent loads: that proves that it can, and leaves its modules compiled.
 python3 -m compileall -q /usr/lib/relay
+AWS_DEFAULT_REGION=us-east-1 PYTHONPATH=/usr/lib/relay python3 -c "
+import boto3, relay_agent
+for service in ('secretsmanager', 'sts'):
+    boto3.client(service, aws_access_key_id='-', aws_secret_access_key='-')"
 for unit in relay-agent.service nftables.service postfix.service; do
     systemctl enable --quiet "$unit"
 done
