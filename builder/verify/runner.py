@@ -79,19 +79,28 @@ def check_sealed(run: Run, image_format: str) -> None:
 
 def check_first_boot(run: Run) -> None:
     """Boot a fresh instance whose secret is there, and run its checks."""
-    with _relay(run, "fresh", has_secret=True) as relay:
-        _run_checks(run, relay, "fresh", FIRST_BOOT[run.profile])
-        run.identity = relay.identity
+    _boot(run, "fresh", FIRST_BOOT[run.profile], has_secret=True)
 
 
 def check_second_boot(run: Run) -> None:
     """Boot a second instance, before its secret is there, and run its checks."""
     checks = SECOND_BOOT[run.profile]
-    if not checks:
-        return
-    with _relay(run, "second", has_secret=False) as relay:
-        relay.identity = run.identity
-        _run_checks(run, relay, "second", checks)
+    if checks:
+        _boot(run, "second", checks, has_secret=False)
+
+
+def _boot(run: Run, boot: str, checks: Sequence[Check], *, has_secret: bool) -> None:
+    try:
+        with _relay(run, boot, has_secret=has_secret) as relay:
+            relay.identity = run.identity
+            _run_checks(run, relay, boot, checks)
+            run.identity = relay.identity
+    except BuilderError as error:
+        # The guest could not even be started; what was checked so far stays in the report.
+        done = {result.name for result in run.results}
+        for each in checks:
+            if each.name not in done:
+                run.add(each.not_run(error.message))
 
 
 @contextlib.contextmanager
