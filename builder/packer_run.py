@@ -140,10 +140,12 @@ def _failed(work: Workspace, progress: Progress, how: str) -> BakeFailed:
     progress.update()
     progress.finish()
     reason = f": {progress.reasons[0]}" if progress.reasons else ""
+    # Packer tidies up after a failure: that is not where it was.
+    phase = [name for name in progress.timings if name != "cleanup"][-1]
     return BakeFailed(
-        f"Packer did not make an image (phase `{progress.phase}`, {how}){reason}",
+        f"Packer did not make an image (phase `{phase}`, {how}){reason}",
         reasons=progress.reasons,
-        phase=progress.phase,
+        phase=phase,
         timings=dict(progress.timings),
     )
 
