@@ -167,7 +167,7 @@ def test_metrics_count_what_the_log_says(board: Board, port: int) -> None:
     status, kind, page = get(port, "/metrics")
     found = samples(page)
     assert (status, kind) == (200, "application/openmetrics-text; version=1.0.0; charset=utf-8")
-    assert found["relay_messages_accepted_total"] == 1
+    assert found['relay_messages_accepted_total{sender="address"}'] == 1
     assert found['relay_deliveries_total{result="delivered",reply_class="2xx",reason="delivered"}'] == 1
     assert found['relay_deliveries_total{result="deferred",reply_class="4xx",reason="throttled"}'] == 1
     assert found["relay_deliveries_reusing_connection_total"] == 1

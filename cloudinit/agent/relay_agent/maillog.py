@@ -14,7 +14,7 @@ _QUEUE_ID = r"[0-9A-Za-z]{6,25}"
 # 4bXyZ1: to=<a@b>, orig_to=<c>, relay=h[1.2.3.4]:587, conn_use=2, delay=…, delays=…, dsn=…, status=sent (…)
 _DELIVERY = re.compile(
     rf"(?P<id>{_QUEUE_ID}): to=<(?P<to>.*?)>, (?:orig_to=<.*?>, )?relay=(?P<relay>[^,]+), "
-    r"(?:conn_use=(?P<use>\d+), )?delay=(?P<delay>[\d.]+), delays=(?P<delays>[\d./]+), "
+    r"(?:conn_use=(?P<use>\d+), )?delay=(?P<delay>[\d.]+), delays=[\d./]+, "
     r"dsn=(?P<dsn>\d\.\d+\.\d+), status=(?P<status>\w+)(?: \((?P<text>.*)\))?"
 )
 _EXPIRED = re.compile(rf"({_QUEUE_ID}): from=<.*?>, status=(?:force-)?expired, returned to sender")
@@ -26,20 +26,25 @@ _AUTH = re.compile(rf"(?:{_QUEUE_ID}: )?SASL authentication failed; server (\S+?
 _NOTICE = re.compile(rf"({_QUEUE_ID}): (sender|postmaster) non-delivery notification: ({_QUEUE_ID})")
 _SEVERITY = re.compile(r"(?:\w+: )?(warning|error|fatal|panic): (.*)")
 _REPLY = re.compile(r"(?:said|refused to talk to me|while talking to \S+): (\d{3})[ -](?:(\d\.\d+\.\d+) )?")
-_ADDRESS = re.compile(r"[^\s<>@,;:()]+@(?=[\w.-]+)")
+# It begins only where a word begins: long lines then take no longer than they are long.
+_ADDRESS = re.compile(r"(?<![^\s<>@,;:()])[^\s<>@,;:()]+@(?=[\w.-]+)")
+# Postfix itself cuts its lines at 2,000 characters or so.
+_LONGEST = 4096
 
 # The first that matches names the reason; the text is what Postfix puts in brackets after `status=`.
 _REASONS = tuple(
     (name, re.compile(pattern, re.IGNORECASE))
     for name, pattern in (
-        ("credential", r"no-credentials|sasl_password_maps|password lookup"),
+        ("credential", r"no-credentials|sasl_password_maps|local data error while talking"),
+        ("auth-temporary", r"SASL authentication failed; .* said: 4\d\d"),
         ("auth", r"no worthy mechs|no mechanism available"),
         ("quota", r"\b[45]\.4\.5\b|quota|daily (user )?(sending|message) |maximum credits"),
         ("auth", r"SASL authentication fail|said: (53[0-5]|430)|authentication (required|credentials|fail)"),
         ("tls", r"certificate|TLS is required|cannot start TLS|TLS engine|TLS handshake|TLS lib|without TLS"),
         ("dns", r"host or domain name not found|name service error|unable to look up|no MX|malformed DNS"),
         ("connect", r"connection (timed out|refused|reset)|no route|network is unreachable|connect to \S+: "),
-        ("throttled", r"throttl|: 4(21|54)[ -]|: 45[04][ -]4\.2\.1|too many|rate (limit|exceeded)|try again"),
+        ("throttled", r"throttl|: 4(21|54)[ -]|: 45[04][ -]4\.2\.1|too many"),
+        ("throttled", r"\brate\b|limit exceeded|try again"),
         ("connect", r"lost connection|timed out while|conversation with"),
         ("size", r": 552[ -]|\b[45]\.3\.4\b|too (long|large|big)|size limit"),
         ("sender", r"not verified|sender (address|identity)|from address|\b5\.1\.[78]\b"),
@@ -52,7 +57,7 @@ _REASONS = tuple(
 
 @dataclass(frozen=True)
 class Delivery:
-    """One try for one recipient; `code` is the provider's reply code or 0, times are in seconds."""
+    """One try for one recipient; `code` is the provider's reply code or 0, `delay` is in seconds."""
 
     queue_id: str
     to: str
@@ -63,7 +68,6 @@ class Delivery:
     reason: str
     text: str
     delay: float
-    in_queue: float
     reused: bool
 
     @property
@@ -144,7 +148,7 @@ Event = Union[Delivery, Queued, Removed, Expired, Rejected, TlsSession, AuthFail
 
 def parse(program: str, message: str) -> Event | None:
     """Read one line of a Postfix program (`postfix/smtp`); None if it is about nothing we count."""
-    name = program.rpartition("/")[2]
+    name, message = program.rpartition("/")[2], message[:_LONGEST]
     if name in ("smtp", "error", "discard", "relay", "lmtp"):
         return _client(name, message)
     if name == "qmgr":
@@ -192,6 +196,9 @@ def _queue_manager(name: str, message: str) -> Event | None:
 
 def _problem(name: str, message: str) -> Problem | None:
     match = _SEVERITY.match(message)
+    if match and name == "tlsproxy" and match.group(2).startswith("TLS server role is disabled"):
+        # Said at each start of tlsproxy, which here is only a client.
+        return None
     return Problem(name, match.group(1), match.group(2)) if match else None
 
 
@@ -208,7 +215,6 @@ def _delivery(match: re.Match[str]) -> Delivery:
         reason="delivered" if status == "sent" else reason_of(text),
         text=text,
         delay=float(match.group("delay")),
-        in_queue=float(match.group("delays").split("/")[0] or 0),
         reused=int(match.group("use") or 1) > 1,
     )
 

@@ -28,7 +28,7 @@ FAMILIES = {
     "relay_ready_after_seconds": ("gauge", "From the agent's start to ready."),
     "relay_log_lines": ("counter", "Lines of the mail log that were read."),
     "relay_log_restarts": ("counter", "How often reading the mail log began anew."),
-    "relay_messages_accepted": ("counter", "Messages that were taken into the queue."),
+    "relay_messages_accepted": ("counter", "Messages taken into the queue; sender is null for notices."),
     "relay_deliveries": ("counter", "Tries for one recipient: result is delivered, deferred or bounced."),
     "relay_delivery_delay_seconds": ("histogram", "From acceptance to delivery."),
     "relay_deliveries_reusing_connection": ("counter", "Deliveries over a connection that was kept open."),
@@ -109,7 +109,8 @@ def _relay(board: Board) -> Iterator[Sample]:
 
 
 def _mail(counted: dict[str, Any]) -> Iterator[Sample]:
-    yield "relay_messages_accepted", {}, counted["accepted"]
+    for sender in ("address", "null"):
+        yield "relay_messages_accepted", {"sender": sender}, counted["accepted"].get(sender, 0)
     for (result, reply, reason), count in sorted(counted["deliveries"].items()):
         yield "relay_deliveries", {"result": result, "reply_class": reply, "reason": reason}, count
     yield "relay_deliveries_reusing_connection", {}, counted["reused_deliveries"]

@@ -56,7 +56,7 @@ class Traffic:
         self._lock = threading.Lock()
         self._known: OrderedDict[str, None] = OrderedDict()
         self._in, self._out = _Rate(), _Rate()
-        self.accepted = 0
+        self.accepted: Counter[str] = Counter()
         self.deliveries: Counter[tuple[str, str, str]] = Counter()
         self.reused_deliveries = 0
         self.rejected: Counter[str] = Counter()
@@ -107,8 +107,10 @@ class Traffic:
 
     def _queued(self, event: Queued, now: float) -> None:
         if event.queue_id not in self._known:
-            self.accepted += 1
-            self._in.add(now)
+            # Without a sender: a notice, mostly one that was made here.
+            self.accepted["address" if event.sender else "null"] += 1
+            if event.sender:
+                self._in.add(now)
         self._remember(event.queue_id)
 
     def _remember(self, queue_id: str) -> None:
@@ -159,7 +161,7 @@ class Traffic:
             for (result, _, _), count in self.deliveries.items():
                 results[result] += count
             return {
-                "accepted": self.accepted,
+                "accepted": self.accepted["address"],
                 "deliveries": dict(results),
                 "rate_in": {str(window): self._in.per_second(now, window) for window in (60, 300)},
                 "rate_out": {str(window): self._out.per_second(now, window) for window in (60, 300)},
@@ -173,7 +175,7 @@ class Traffic:
         """Return copies of all counters, taken at one moment, for /metrics."""
         with self._lock:
             return {
-                "accepted": self.accepted,
+                "accepted": dict(self.accepted),
                 "deliveries": dict(self.deliveries),
                 "reused_deliveries": self.reused_deliveries,
                 "rejected": dict(self.rejected),
