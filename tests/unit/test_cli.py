@@ -114,10 +114,10 @@ def test_without_a_verb_the_help_is_shown_and_the_usage_is_wrong(capsys: pytest.
 
 
 def test_a_mistyped_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(capsys, "prset")
+    code, out, err = run(capsys, "pressets")
 
     assert (code, out) == (2, "")
-    assert "There is no command `prset`. Did you mean `presets`?" in err
+    assert "There is no command `pressets`. Did you mean `presets`?" in err
 
 
 def test_an_unknown_option_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

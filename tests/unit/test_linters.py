@@ -20,9 +20,7 @@ PACKAGE_HOSTS = (
     "registry.npm" + "js",
     "deb.deb" + "ian.org",
 )
-MACHINE_PATH = re.compile(
-    r"/work/(main|scratch|shared|\.)|/root/\.(?!ssh)|/home/(?!bake|ubuntu|admin)\w+/|/opt/wheels"
-)
+MACHINE_PATH = re.compile(r"/(work|root)/(main/|scratch|shared|[.](library|mirror|pyenv|cache))|/opt/(wheels)")
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 40
 # The files whose text is made by a tool.
@@ -56,11 +54,9 @@ def text_of(path: Path) -> str | None:
 
 
 def length_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Count a function's lines, its docstring aside."""
-    lines = (function.end_lineno or function.lineno) - function.lineno + 1
-    first = function.body[0]
-    has_docstring = ast.get_docstring(function) is not None
-    return lines - ((first.end_lineno or first.lineno) - first.lineno + 1 if has_docstring else 0)
+    """Count the lines of a function's body, its docstring aside."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
 @pytest.mark.allow_programs("ruff")
