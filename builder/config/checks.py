@@ -111,6 +111,11 @@ def _upstream(where: Where, choice: ProviderChoice, preset: Preset) -> Iterator[
         accepted = either(["its own host", *others], word="and")
         text = f"is `{upstream.host}`, but preset `{preset.name}` accepts {accepted}"
         yield Problem(host, text, "Remove the line, or use preset `custom`")
+    elif upstream.host and choice.region and preset.has_regions:
+        others = [region for region in preset.hosts.value if f".{region}." in upstream.host]
+        if others and choice.region not in others:
+            text = f"is in `{others[0]}`, but `region` is `{choice.region}`; the password is derived for that"
+            yield Problem(host, text, f"Set `region: {others[0]}` or use a host of that region")
     if upstream.tls and not preset.host_is_yours:
         text = f"is set, but preset `{preset.name}` knows how TLS begins on each port"
         yield Problem((*where, "upstream", "tls"), text, "Remove the line")

@@ -73,6 +73,12 @@ class ProviderChoice(Model):
         return self.auth or self.provider.secret_shapes[0].mechanism
 
     @property
+    def mechanisms(self) -> tuple[str, ...]:
+        """The SASL mechanisms for this way of logging in, for smtp_sasl_mechanism_filter."""
+        wants_token = self.auth_kind == "xoauth2"
+        return tuple(name for name in self.provider.mechanisms if (name == "xoauth2") == wants_token)
+
+    @property
     def secret_shapes(self) -> tuple[SecretShape, ...]:
         """What the secret may hold, for this way of logging in."""
         return tuple(shape for shape in self.provider.secret_shapes if shape.mechanism == self.auth_kind)

@@ -55,7 +55,7 @@ _EXPECTED = {
     "too_short": "at least one entry",
 }
 # Values of these keys are never shown: what stands there by mistake may be a password.
-_PRIVATE = ("secret", "main_cf", "submission", "dkim")
+_PRIVATE = ("secret", "main_cf")
 
 
 def key_name(where: Where) -> str:
@@ -86,8 +86,10 @@ def describe(
         if not text.startswith("expected "):
             return f"is wrong: {text}", None
         return f"is {found(item['input'], where, mark)}, {text}", None
-    expected = _expected(kind, context) + _yaml_note(mark, kind)
-    return f"is {found(item['input'], where, mark)}, expected {expected}", None
+    expected = _expected(kind, context)
+    if expected in ("a list", "keys and values") and isinstance(item["input"], (str, int, float)):
+        return f"is one single value, expected {expected}", None
+    return f"is {found(item['input'], where, mark)}, expected {expected}{_yaml_note(mark, kind)}", None
 
 
 def found(value: Any, where: Where, mark: Scalar | None) -> str:

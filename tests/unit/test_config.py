@@ -118,6 +118,7 @@ def test_login_kind_selects_the_shapes_of_the_secret() -> None:
     assert (gmail.auth_kind, [shape.name for shape in gmail.secret_shapes]) == ("password", ["app_password"])
     oauth = config(preset="gmail", region=None, auth="xoauth2")
     assert [shape.grant for shape in oauth.secret_shapes] == ["refresh_token"]
+    assert (gmail.mechanisms, oauth.mechanisms) == (("plain", "login"), ("xoauth2",))
     assert config(preset="microsoft365", region=None).auth_kind == "xoauth2"
 
 

@@ -36,6 +36,10 @@ def problems(**keys: Any) -> str:
         ({"upstream": {"host": "smtp.example.com"}}, "but preset `ses` accepts its own host, names such as"),
         ({"upstream": {"tls": "implicit"}}, "`upstream.tls` is set, but preset `ses` knows"),
         ({"upstream": {"port": 70000}}, "`upstream.port` is `70000`, expected 65535 or less"),
+        (
+            {"upstream": {"host": "email-smtp-fips.us-west-2.amazonaws.com"}},
+            "is in `us-west-2`, but `region` is `us-east-1`",
+        ),
         ({"preset": "custom"}, "`upstream.host` is missing; preset `custom` has no host of its own"),
         ({"auth": "xoauth2"}, "`auth` is `xoauth2`, but preset `ses` logs in with password"),
         ({"secret_region": "virginia"}, "expected an AWS region such as `us-east-1`"),
@@ -107,7 +111,7 @@ def problems(**keys: Any) -> str:
         ({"submission": {}}, "`submission.secret` is missing"),
         (
             {"submission": {"secret": "relay/users", "port": 25}},
-            "`submission.port` is something else, expected",
+            "`submission.port` is `25`, expected 587 or 465",
         ),
         ({"submission": {"secret": "relay/ses"}}, "the provider's own secret"),
         ({"clients": {"connections": 0}}, "expected 1 or more"),
