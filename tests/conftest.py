@@ -6,7 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from builder.packer import PLUGINS
+from tests import packers
 from tests.fakes import FakeTools
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which Packers the tests of real bakes were run with, and which were not found."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    if not any({"aws", "vm"} & set(getattr(report, "keywords", ())) for report in reports):
+        return
+    terminalreporter.section("Packers")
+    for name, path in packers.paths().items():
+        lacking = {target: packers.why_not(path, target) for target in PLUGINS}
+        for target, reason in lacking.items():
+            terminalreporter.line(f"{name:12} {target:5} {'not tried: ' + reason if reason else 'tried'}")
 
 
 @pytest.fixture
