@@ -152,7 +152,7 @@ def _unknown(template: Template, given: Mapping[str, Any]) -> list[str]:
     problems = []
     for name in sorted(set(given) - set(template.variables)):
         near = difflib.get_close_matches(name, template.variables, n=1)
-        hint = f"; is `{near[0]}` meant to be it?" if near else ""
+        hint = f"; did you mean `{near[0]}`?" if near else ""
         problems.append(f"variable `{name}` is set for this run, but the template does not declare it{hint}")
     return problems
 
