@@ -123,6 +123,13 @@ def test_a_deleted_private_key_is_found_in_free_space(tmp_path: Path) -> None:
 
 
 @pytest.mark.allow_programs("mke2fs", "debugfs")
+def test_a_key_that_a_library_tests_itself_with_is_no_secret(tmp_path: Path) -> None:
+    library = "usr/lib/x86_64-linux-gnu/libgnutls.so.30.34.3"
+    raw = _make_disk(tmp_path, {library: PRIVATE_KEY, "usr/lib/x86_64-linux-gnu/old.so~": PRIVATE_KEY})
+    assert _failed(inspect_raw(raw)) == {}
+
+
+@pytest.mark.allow_programs("mke2fs", "debugfs")
 def test_a_forbidden_value_is_named_by_its_file_and_never_shown(tmp_path: Path) -> None:
     raw = _make_disk(tmp_path, {"etc/postfix/copy": "host user:CANARY-7391\n"})
     evidence = _failed(inspect_raw(raw, forbidden={"the password": b"CANARY-7391"}))["no-secrets"]
