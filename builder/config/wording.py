@@ -53,6 +53,7 @@ _EXPECTED = {
     "date_from_datetime_parsing": "a date such as 2026-12-01",
     "string_too_short": "text that is not empty",
     "too_short": "at least one entry",
+    "invalid_key": "a key that is text",
 }
 # Values of these keys are never shown: what stands there by mistake may be a password.
 _PRIVATE = ("secret", "main_cf")
@@ -101,7 +102,7 @@ def found(value: Any, where: Where, mark: Scalar | None) -> str:
     if isinstance(value, (list, tuple)):
         return "a list"
     if any(part in _PRIVATE for part in where):
-        return "something else"
+        return "a value that is not shown"
     text = mark.written if mark and mark.written else str(value)
     shown = "".join(character if character.isprintable() else "?" for character in text)
     return f"`{shown[:60]}…`" if len(shown) > 60 else f"`{shown}`"
@@ -118,7 +119,7 @@ def _expected(kind: str, context: Mapping[str, Any]) -> str:
         return f"{context['max_length']} characters at most"
     if kind == "too_long":
         return f"{context['max_length']} entries at most"
-    return _EXPECTED.get(kind, "something else")
+    return _EXPECTED.get(kind, "another value")
 
 
 def _yaml_note(mark: Scalar | None, kind: str) -> str:

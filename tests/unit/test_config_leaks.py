@@ -149,7 +149,7 @@ def test_what_stands_where_a_secret_name_belongs_is_not_repeated(tmp_path: Path)
     file = tmp_path / "relay.yaml"
     file.write_text("preset: ses\nregion: us-east-1\nsecret: hunter two!\n")
     with pytest.raises(
-        ConfigError, match="`secret` is something else, expected the name of a secret"
+        ConfigError, match="`secret` is a value that is not shown, expected the name of a secret"
     ) as raised:
         load_config(file)
     assert "hunter" not in everything(raised.value)
