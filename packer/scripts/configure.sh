@@ -6,17 +6,8 @@ set -eu
 dir=$1
 export LC_ALL=C
 
-has_systemd() { [ -d /run/systemd/system ]; }
-
-# Directories keep the mode that the distribution gave them; files take theirs from the rule below.
-(cd "$dir/root" && find . -type d) | while read -r folder; do
-    [ -d "/$folder" ] || install -d -m 0755 "/$folder"
-done
-(cd "$dir/root" && find . -type f) | while read -r file; do
-    mode=0644
-    case $file in ./usr/sbin/* | ./usr/lib/relay/bin/*) mode=0755 ;; esac
-    install -m "$mode" "$dir/root/$file" "/$file"
-done
+# Directories keep the mode that the distribution gave them; files have theirs from the payload.
+tar -C "$dir/root" -cf - . | tar -C / -xf - --no-same-owner --no-overwrite-dir
 
 # --- Postfix -----------------------------------------------------------------------------------------------------
 # Each release keeps its own master.cf; `edits` has one postconf call a line: `-M|-F|-P|-X… argument`.
@@ -27,7 +18,6 @@ if [ -e /usr/lib/relay/master.cf.edits ]; then
         postconf "${line%% *}" "${line#* }"
     done </usr/lib/relay/master.cf.edits
 fi
-newaliases 2>/dev/null || :
 postfix check
 
 # --- firewall ----------------------------------------------------------------------------------------------------
@@ -42,17 +32,16 @@ AWS_DEFAULT_REGION=us-east-1 PYTHONPATH=/usr/lib/relay python3 -c "
 import boto3, relay_agent
 for service in ('secretsmanager', 'sts'):
     boto3.client(service, aws_access_key_id='-', aws_secret_access_key='-')"
-for unit in relay-agent.service nftables.service postfix.service; do
-    systemctl enable --quiet "$unit"
-done
+# --root: as files, without asking the running systemd to read them all again.
+systemctl --root=/ enable --quiet relay-agent.service nftables.service postfix.service
 # What a relay has no use for and what makes a boot longer: package housekeeping belongs to the next bake.
 for unit in apt-daily.timer apt-daily-upgrade.timer unattended-upgrades.service man-db.timer dpkg-db-backup.timer \
     e2scrub_reap.service e2scrub_all.timer motd-news.timer update-notifier-download.timer \
     update-notifier-motd.timer ua-timer.timer ubuntu-advantage.service apport.service \
     snapd.seeded.service snapd.service snapd.socket pollinate.service multipathd.service multipathd.socket \
     ModemManager.service fwupd-refresh.timer lvm2-monitor.service; do
-    if systemctl cat "$unit" >/dev/null 2>&1 || [ -e "/lib/systemd/system/$unit" ]; then
-        systemctl mask --quiet "$unit" 2>/dev/null
+    if [ -e "/lib/systemd/system/$unit" ]; then
+        ln -sf /dev/null "/etc/systemd/system/$unit"
     fi
 done
 
@@ -65,4 +54,3 @@ fi
 if [ -e /boot/grub/grub.cfg ]; then
     sed -i -E 's/^([[:space:]]*set timeout=)[0-9]+/\10/' /boot/grub/grub.cfg
 fi
-if has_systemd; then systemctl daemon-reload; fi

@@ -28,18 +28,13 @@ apt_get() {
         -o Dpkg::Options::=--force-unsafe-io -o Dpkg::Options::=--force-confold "$@"
 }
 
+# Files that apt and dpkg read; nothing here starts a program, because each costs half a second under emulation.
 prepare() {
-    # Nothing else may take dpkg's lock, and nothing that is installed may start: it would cost time, and a Postfix
-    # that has run leaves state in its queue directory. Written so that it works in a chroot too.
-    for unit in apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service \
-        unattended-upgrades.service man-db.timer; do
-        systemctl mask --runtime --now "$unit" >/dev/null 2>&1 || :
-    done
+    # Nothing that is installed may start: it would cost time, and a Postfix that has run leaves state in its queue.
     printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
     chmod 755 /usr/sbin/policy-rc.d
-    # Manual pages and translations are not unpacked at all; licences stay.
     cat >/etc/dpkg/dpkg.cfg.d/relay-image <<'CFG'
-# No manual pages and translations in a relay image.
+# No manual pages and translations in a relay image; licences stay.
 path-exclude=/usr/share/man/*
 path-exclude=/usr/share/info/*
 path-exclude=/usr/share/locale/*
@@ -54,19 +49,30 @@ path-include=/usr/lib/python3/dist-packages/botocore/data/ses/*
 path-include=/usr/lib/python3/dist-packages/botocore/data/sts/*
 CFG
     rm -f /var/lib/man-db/auto-update
-    # Postfix's own questions: no main.cf from debconf, ours is written by configure.sh.
+    # ssl-cert, which postfix depends on, makes a key and certificate of this machine unless they are there. seal.sh
+    # removes them: a key in an image is everybody's.
+    install -d /etc/ssl/private /etc/ssl/certs
+    [ -e /etc/ssl/certs/ssl-cert-snakeoil.pem ] || : >/etc/ssl/certs/ssl-cert-snakeoil.pem
+    [ -e /etc/ssl/private/ssl-cert-snakeoil.key ] || : >/etc/ssl/private/ssl-cert-snakeoil.key
+}
+
+# Beside the download: nothing else may take dpkg's lock, and Postfix must not ask for, or write, a main.cf.
+quieten() {
+    systemctl --no-block stop apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service \
+        unattended-upgrades.service man-db.timer 2>/dev/null || :
     echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
 }
 
 install_packages() {
     prepare
-    # A failure here is worth a second look at the lists: a package that the mirror has just replaced gives 404.
+    quieten &
     apt_get update
+    wait
+    compile_later
     # shellcheck disable=SC2046  # one package a word
     set -- $(grep -v '^#' "$dir/packages.txt")
-    apt_get install --download-only "$@" || { apt_get update && apt_get install --download-only "$@"; }
-    compile_later
-    apt_get install --no-download "$@"
+    # A failure is worth a second look at the lists: a package that the mirror has just replaced gives 404.
+    apt_get install "$@" || { apt_get update && apt_get install "$@"; }
     compile_as_usual
     rm -f /usr/sbin/policy-rc.d
 }

@@ -54,6 +54,8 @@ case $help in *--configs*) set -- "$@" --configs network --configs fstab ;; esac
 cloud-init clean "$@" || cloud-init clean --logs
 rm -rf /var/lib/cloud/seed /var/lib/cloud/instance /var/lib/cloud/instances /var/lib/cloud/data /run/cloud-init/instance-data*
 rm -f /etc/netplan/50-cloud-init.yaml /etc/network/interfaces.d/50-cloud-init* /etc/udev/rules.d/70-persistent-net.rules
+shred --iterations=0 --zero --remove /etc/ssl/private/ssl-cert-snakeoil.key 2>/dev/null || :
+rm -f /etc/ssl/certs/ssl-cert-snakeoil.pem
 : >/etc/machine-id
 rm -f /var/lib/dbus/machine-id /etc/hostname /etc/mailname
 rm -f /var/lib/systemd/random-seed /var/lib/systemd/credential.secret /boot/grub/grubenv.new
