@@ -135,6 +135,17 @@ class Relay:
         status, text = self.guest.health("/readyz")
         return f"{status} {text}"
 
+    def wait_proven(self, *, timeout_seconds: float = 150) -> None:
+        """Wait until the agent says `ready`: `degraded` answers 200 too, but has no proven credential."""
+        self.wait(lambda: self.state() == "ready", "state `ready`", timeout_seconds, self.ready_text)
+
+    def state(self) -> str:
+        """Return the agent's state as `/readyz` has it, or nothing."""
+        try:
+            return str(json.loads(self.guest.health("/readyz")[1])["state"])
+        except (ValueError, KeyError, TypeError):
+            return ""
+
     def has_listener(self) -> bool:
         """Say whether something listens on port 25 in the guest."""
         said = self.guest.run("ss -Hltn 'sport = :25'", root=True).stdout

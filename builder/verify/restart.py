@@ -47,6 +47,7 @@ def power_cut(relay: Relay) -> str:
     relay.provider.clear()
     seconds = relay.guest.wait_ready(timeout_seconds=_BOOT_SECONDS)
     relay.wait_greeting(timeout_seconds=30)
+    relay.wait_proven()
     relay.flush()
     delivered = relay.wait_delivered(relay.subjects, timeout_seconds=_DELIVERY_SECONDS)
     twice = len(delivered) - len(relay.subjects)

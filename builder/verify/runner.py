@@ -14,7 +14,6 @@ from builder.config import BootConfig, RelayConfig
 from builder.errors import BuilderError
 from builder.launch import DiskGuest, Launcher
 from builder.render import render_boot
-from builder.render.postfix import tls_mode
 from builder.standin.sample import SampleCredential, sample_credential
 from builder.standin.stack import QEMU_HOST, StandIns
 from builder.verify import clone, fresh, restart, trouble
@@ -121,9 +120,9 @@ def make_stand_ins(config: RelayConfig, credential: SampleCredential) -> StandIn
         secret_name=config.secret_name,
         secret=credential.secret,
         users={credential.username: credential.password},
-        region=config.region or "us-east-1",
+        region=config.aws_region or "us-east-1",
         host_names=(config.upstream_host,),
-        tls=tls_mode(config),
+        tls=config.upstream_tls,
         host_address=QEMU_HOST,
     )
 

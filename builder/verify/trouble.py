@@ -61,7 +61,7 @@ def _wait_new_login(relay: Relay) -> float:
 
     def is_ready() -> bool:
         fresh = [each for each in relay.provider.auths if each.accepted and each.time >= rotated]
-        return bool(fresh) and relay.guest.health("/readyz")[0] == 200 and '"ready"' in relay.ready_text()
+        return bool(fresh) and relay.state() == "ready"
 
     relay.wait(is_ready, "login with the rotated secret", _RECOVERY_SECONDS, relay.ready_text)
     return time.time() - rotated
