@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -50,6 +49,13 @@ def _read(model: type[M], document: Document, flags: Mapping[str, Any], source: 
     return config
 
 
+def _plain(value: Any) -> Any:
+    """Copy a flag's value as YAML would have given it: lists, not tuples, which can be taken from."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
 class _Reader(Generic[M]):
     """One reading: the data is pruned of what is wrong until the rest can be checked as a whole."""
 
@@ -90,7 +96,7 @@ class _Reader(Generic[M]):
         for part in where[:-1]:
             inner = target.get(str(part))
             target[str(part)] = target = inner if isinstance(inner, dict) else {}
-        target[str(where[-1])] = copy.deepcopy(value)
+        target[str(where[-1])] = _plain(value)
         self.flags.add(where)
 
     def _refuse_leaks(self, text: str) -> None:
@@ -102,7 +108,9 @@ class _Reader(Generic[M]):
                 self.marks[where] = Scalar(self._line(leak.where) or 0, "", "str")
             what = f"holds {leak.kind}; credentials do not belong here"
             self.problems.append(Problem(where, what, _LEAK_HINT))
-            self._prune(leak.where)
+            if not self._prune(leak.where):
+                # Rather lose a whole group than show one value of it.
+                self.data.pop(str(leak.where[0]), None)
 
     def _note(self, errors: list[Any]) -> bool:
         """Add the mistakes of one round; say whether anything was taken out, so that more may be found."""
@@ -111,9 +119,12 @@ class _Reader(Generic[M]):
         places = [self._original(item["loc"]) for item in errors]
         for item, where in zip(errors, places, strict=True):
             text, hint = wording.describe(item, where, self._mark(where), self.model)
-            self._add(where, text, hint)
             if item["type"] == "relay":
+                # What was taken out of a group may be why the rest of it does not fit.
+                if not any(known.where[: len(where)] == where for known in self.problems):
+                    self._add(where, text, hint)
                 continue
+            self._add(where, text, hint)
             if where == ("preset",):
                 pruned = pruned or self.data.get("preset") != _NO_PRESET
                 self.data["preset"] = _NO_PRESET

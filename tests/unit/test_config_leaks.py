@@ -177,6 +177,15 @@ def test_a_secret_in_a_flag_is_refused_too() -> None:
         assert secret not in everything(raised.value)
 
 
+@pytest.mark.parametrize("container", [tuple, list])
+def test_a_secret_in_a_repeated_flag_is_not_shown(container: type[tuple[str, ...]] | type[list[str]]) -> None:
+    secret = SECRETS["an AWS access key ID"]
+    with pytest.raises(ConfigError) as raised:
+        load_config(None, {"preset": "ses", "networks": container(["10.0.0.1/8", secret])})
+    assert secret not in everything(raised.value)
+    assert len(raised.value.problems) == 3
+
+
 @pytest.mark.parametrize("text", SAFE)
 def test_names_and_words_are_not_taken_for_secrets(text: str) -> None:
     assert kind_of_secret(text) is None
