@@ -38,8 +38,11 @@ echo "Installing with apt: ${missing[*]:-nothing but its lists}" >&2
 exec "${as_root[@]}" bash -euo pipefail -c '
 export DEBIAN_FRONTEND=noninteractive
 policy=/usr/sbin/policy-rc.d
+log=$(mktemp)
+made=
+trap "rm -f $log \$made" EXIT
 if [ ! -e $policy ]; then
-    trap "rm -f $policy" EXIT
+    made=$policy
     printf "#!/bin/sh\nexit 101\n" >$policy
     chmod 0755 $policy
 fi
@@ -49,11 +52,12 @@ esac
 apt=(apt-get --quiet --quiet -o Acquire::Retries=3 -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30
      -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
 for attempt in 1 2 3; do
-    if timeout 300 "${apt[@]}" update; then
+    if timeout 300 "${apt[@]}" update >"$log" 2>&1; then
         [ $# -gt 0 ] || exit 0
-        timeout 1200 "${apt[@]}" install --yes --no-install-recommends "$@" && exit 0
+        timeout 1200 "${apt[@]}" install --yes --no-install-recommends "$@" >"$log" 2>&1 && exit 0
     fi
-    echo "apt-get did not succeed (attempt $attempt of 3)" >&2
+    tail -n 30 "$log"
+    echo "apt-get did not succeed (attempt $attempt of 3)"
     sleep $((attempt * 5))
 done
 exit 1

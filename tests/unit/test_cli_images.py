@@ -1,0 +1,192 @@
+"""The verbs around images and relays, as a user calls them; QEMU is a fake program."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from builder import record as records
+from builder.doctor import TOOLS
+from builder.record import Artifact, Base, ImageRecord, Inputs
+from tests.fakes import FakeTools
+from tests.unit.test_cli import run
+from tests.unit.test_launch_guest import Order, image, order
+
+__all__ = ["image", "order"]
+
+
+@pytest.fixture
+def baked(tmp_path: Path) -> Path:
+    """An image that was baked and verified, as far as its record goes; returns its folder."""
+    folder = tmp_path / "images" / "ses-debian-12"
+    folder.mkdir(parents=True)
+    (folder / "relay.qcow2").write_bytes(b"QFI\xfb" + bytes(96))
+    inputs = Inputs(
+        target="qemu", base="a" * 64, rendered="b" * 64, template="c" * 64, config="d" * 64, tools={}
+    )
+    record = ImageRecord(
+        name="ses-debian-12",
+        bake_id="20261122-1",
+        key=inputs.key,
+        status="verified",
+        preset="ses",
+        base=Base(name="debian-12", release="debian-12", digest="a" * 64, source="packages (built)"),
+        inputs=inputs,
+        artifact=Artifact(file="relay.qcow2", sha256="e" * 64, size=100),
+        tools={"packer": "1.6.6"},
+        timings={"total": 185.0},
+    )
+    records.save(record, folder)
+    return folder
+
+
+def test_images_lists_what_was_baked(baked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _err = run(capsys, "images")
+
+    assert code == 0
+    heads, row = out.splitlines()
+    assert heads.split() == ["IMAGE", "STATUS", "PRESET", "BASE", "BAKED", "SIZE"]
+    assert row.split()[:4] == ["ses-debian-12", "verified", "ses", "debian-12"]
+
+
+def test_one_image_is_shown_with_its_file_and_timings(
+    baked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _err = run(capsys, "images", "ses-debian-12")
+
+    assert code == 0
+    assert f"{baked / 'relay.qcow2'}" in out
+    assert "3 min 05 s" in out
+
+
+def test_json_of_an_image_is_its_record(baked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _code, out, _err = run(capsys, "images", "ses-debian-12", "--json")
+
+    assert ImageRecord.model_validate_json(out) == records.load(baked)
+
+
+def test_no_image_is_no_error_and_says_how_to_make_one(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "images")
+
+    assert (code, out) == (0, "")
+    assert "`builder bake --preset ses`" in err
+
+
+def test_an_unknown_image_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("images", "verify", "launch"):
+        code, _out, err = run(capsys, verb, "no-such-image")
+
+        assert code == 1
+        assert "no-such-image" in err
+        assert "builder images" in err
+
+
+def test_a_launched_relay_is_listed_stopped_started_and_deleted(
+    order: Order, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order()
+    code, out, _err = run(capsys, "launch", str(image), "--accelerator", "tcg", "--json")
+    launched = json.loads(out)
+    assert code == 0
+
+    _code, out, _err = run(capsys, "instances", "list", "--json")
+    assert json.loads(out) == [launched]
+
+    assert run(capsys, "instances", "stop", launched["id"])[0] == 0
+    _code, out, _err = run(capsys, "instances", "list")
+    assert launched["id"] in out
+    assert "stopped" in out
+
+    code, out, _err = run(capsys, "instances", "start", launched["id"][:6])
+    assert code == 0
+    assert launched["smtp"] in out
+
+    assert run(capsys, "instances", "delete", launched["id"])[0] == 0
+    assert run(capsys, "instances", "list")[1] == ""
+
+
+def test_launch_says_where_it_listens_and_how_to_stop_it(
+    order: Order, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order()
+
+    code, out, err = run(capsys, "launch", str(image), "--accelerator", "tcg")
+
+    shown = dict(line.split(None, 1) for line in out.splitlines())
+    assert code == 0
+    assert shown["smtp"].startswith("127.0.0.1:")
+    assert shown["stop"] == f"builder instances stop {shown['id']}"
+    assert "ready" in err
+    run(capsys, "instances", "delete", shown["id"])
+
+
+def test_launch_refuses_a_network_that_lets_strangers_relay(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _out, err = run(capsys, "launch", str(image), "--network", "0.0.0.0/0")
+
+    assert code == 1
+    assert "`0.0.0.0/0`" in err
+
+
+def test_base_list_names_every_base(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _err = run(capsys, "base", "list", "--json")
+
+    assert code == 0
+    assert {"ubuntu-24.04", "debian-12"} <= {row["name"] for row in json.loads(out)}
+
+
+def test_an_unknown_base_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _out, err = run(capsys, "bake", "--preset", "ses", "--base", "ubuntu-2404")
+
+    assert code == 1
+    assert "ubuntu-24.04" in err
+
+
+def test_a_base_file_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _out, err = run(capsys, "bake", "--preset", "ses", "--base", str(tmp_path / "base.qcow2"))
+
+    assert code == 1
+    assert "does not exist" in err
+
+
+def test_init_writes_a_file_that_renders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    code, out, err = run(capsys, "init", "--preset", "mailgun")
+    assert (code, out) == (0, "")
+    assert "Wrote `relay.yaml`" in err
+
+    assert run(capsys, "render")[0] == 0
+
+
+def test_init_leaves_a_file_alone_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "relay.yaml").write_text("mine\n")
+
+    code, _out, err = run(capsys, "init")
+
+    assert code == 1
+    assert "it is there already" in err
+    assert (tmp_path / "relay.yaml").read_text() == "mine\n"
+
+
+def test_doctor_ends_with_1_when_something_is_missing(
+    fake_tool: FakeTools, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for tool in TOOLS:
+        fake_tool(tool.name, "echo 99.0")
+    fake_tool.only()
+
+    code, out, err = run(capsys, "doctor", "--offline", "--json")
+
+    packer = next(each for each in json.loads(out) if each["name"] == "packer")
+    assert (code, packer["status"]) == (1, "missing")
+    assert "needed to bake" in err
+    assert "apt-get install --no-install-recommends packer" in err
