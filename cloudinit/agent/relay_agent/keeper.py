@@ -16,6 +16,9 @@ from relay_agent.trouble import Trouble
 
 Fetch = Callable[[Upstream], SecretVersion]
 Prove = Callable[[Upstream, Credential], None]
+# What a boot brings about by itself: no network yet, no role yet.
+_LOCAL = {"imds-unreachable", "role-missing", "region-missing", "endpoint-unreachable"}
+_LOCAL |= {"upstream-dns", "upstream-unreachable", "library-slow"}
 # After a 535 in the mail log the secret is asked for at once, but not more often than this.
 _EARLY_SECONDS = 10.0
 
@@ -47,9 +50,11 @@ class Keeper:
         self._fetch, self._prove = fetch, prove
         self._poll_seconds = poll_seconds
         self._monotonic, self._clock = monotonic, clock
-        # Short at first: role, network and a fresh IAM key are often seconds late. A refused login is soon
-        # tried only once a minute, or the provider locks the account.
-        self._soon = Backoff(base_seconds=1, cap_seconds=30)
+        # Network, role and metadata are often seconds late at boot: each second counts until ready.
+        self._soon = Backoff(base_seconds=1, cap_seconds=5)
+        # A service that is asked too often, or is ill, gets some rest.
+        self._later = Backoff(base_seconds=1, cap_seconds=30)
+        # What needs a person; a refused login tried all the time makes the provider lock the account.
         self._late = Backoff(base_seconds=4, cap_seconds=60)
         self._suspect_since: float | None = None
         self._checked_at: float | None = None
@@ -114,8 +119,8 @@ class Keeper:
 
     def _succeeded(self) -> None:
         self.trouble, self.refused_version, self.is_refused = None, None, False
-        self._soon.reset()
-        self._late.reset()
+        for backoff in (self._soon, self._later, self._late):
+            backoff.reset()
         # Spread over the fleet, or all relays ask in the same second for ever.
         self.due = self._monotonic() + self._poll_seconds * random.uniform(0.9, 1.1)  # noqa: S311
 
@@ -130,8 +135,12 @@ class Keeper:
             in_use = self.current is not None and self.current.version_id == version.version_id
             if in_use and trouble.code == "auth-refused":
                 self.is_refused = True
-        wait = (self._late if trouble.lasting else self._soon).next_seconds()
-        self.due = self._monotonic() + wait
+        self.due = self._monotonic() + self._backoff_for(trouble).next_seconds()
+
+    def _backoff_for(self, trouble: Trouble) -> Backoff:
+        if trouble.lasting:
+            return self._late
+        return self._soon if trouble.code in _LOCAL else self._later
 
     def as_json(self) -> dict[str, Any]:
         """Return what `status.json` shows of this upstream; no value of the credential."""

@@ -12,6 +12,7 @@ class Places:
 
     root: Path = Path("/")
     smtp_port: int = 25
+    smtp_host: str = "127.0.0.1"
 
     @property
     def agent_json(self) -> Path:

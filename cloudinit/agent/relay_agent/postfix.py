@@ -110,7 +110,8 @@ class Postfix:
 
     def _greets(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self._places.smtp_port), timeout=5) as client:
+            address = (self._places.smtp_host, self._places.smtp_port)
+            with socket.create_connection(address, timeout=5) as client:
                 greeted = client.recv(512).startswith(b"220")
                 client.sendall(b"QUIT\r\n")
                 client.recv(512)
