@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from builder.conformance import cases_intake, cases_provider
+from builder.conformance import cases_hygiene, cases_intake, cases_provider, cases_routes, cases_rules
 from builder.conformance.case import Case
 
 __all__ = ["CASES"]
 
-CASES: tuple[Case, ...] = (*cases_provider.CASES, *cases_intake.CASES)
+CASES: tuple[Case, ...] = (
+    *cases_provider.CASES,
+    *cases_intake.CASES,
+    *cases_routes.CASES,
+    *cases_rules.CASES,
+    *cases_hygiene.CASES,
+)

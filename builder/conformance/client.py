@@ -46,8 +46,7 @@ def session(
     address: tuple[str, int], *, client: str | None = None, helo: str = "client.example.com"
 ) -> Iterator[smtplib.SMTP]:
     """Open a session after EHLO; `client` is the address that it pretends to come from (XCLIENT)."""
-    smtp = smtplib.SMTP(timeout=_TIMEOUT_SECONDS, local_hostname=helo)
-    smtp.connect(*address)
+    smtp = smtplib.SMTP(*address, timeout=_TIMEOUT_SECONDS, local_hostname=helo)
     try:
         if client is not None:
             smtp.ehlo()

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import trustme
 
 from builder.conformance.relay import Relay
 from builder.conformance.sandbox import Sandbox
 
 _EDITS = "root/usr/lib/relay/master.cf.edits"
 _POSTFIX = "root/etc/postfix/"
+_PROGRAMS = "root/usr/lib/relay/bin/"
 _LOG = "/var/log/mail.log"
+# What cannot be mounted over where it is, since it does not exist on a machine that is no relay.
+_MOVED = {"/usr/lib/relay/": "/run/relay-lib/", "/var/spool/relay-dsn": "/run/relay-dsn"}
 _COOL_SECONDS = 10
+# A user of the submission port that exists in this sandbox only.
+TEST_USER, TEST_PASSWORD = "app", "app-password"
 
 
 class LocalRelay(Relay):
@@ -25,7 +34,7 @@ class LocalRelay(Relay):
     checked against. `root` is the tree of another release with Postfix installed. Needs root.
     """
 
-    abilities = frozenset({"xclient", "stop", "disk", "settings", "map"})
+    abilities = frozenset({"xclient", "stop", "disk", "settings", "map", "submission"})
 
     def __init__(
         self,
@@ -96,6 +105,7 @@ class LocalRelay(Relay):
         for real, private in (
             ("/run/relay/", self._sandbox.run_relay),
             ("/etc/postfix/", self._sandbox.etc_postfix),
+            ("/run/relay-lib/", self._sandbox.relay_lib),
         ):
             if path.startswith(real):
                 return private / path.removeprefix(real)
@@ -106,9 +116,11 @@ class LocalRelay(Relay):
         self.write_file("/etc/postfix/master.cf", dist.read_text())
         for path, text in self._rendered.items():
             if path.startswith(_POSTFIX):
-                self.write_file(f"/etc/postfix/{path.removeprefix(_POSTFIX)}", self._with_ports(text))
+                self.write_file(f"/etc/postfix/{path.removeprefix(_POSTFIX)}", self._here(text))
+            elif path.startswith(_PROGRAMS):
+                self.write_file(f"/run/relay-lib/bin/{path.removeprefix(_PROGRAMS)}", text, mode=0o755)
         self.write_file("/run/relay/ca.pem", self._ca_pem)
-        edits = self._rendered[_EDITS].splitlines()
+        edits = self._here(self._rendered[_EDITS]).splitlines()
         for line in edits:
             if line and not line.startswith("#"):
                 self.run(["postconf", *line.split(" ", 1)])
@@ -120,12 +132,22 @@ class LocalRelay(Relay):
         """Open what the agent opens when the credential is proved, on other ports."""
         address = f"127.0.0.1:{self.smtp_address[1]}"
         self.run(["postconf", "-Me", f"{address}/inet={address} inet n - n - - smtpd"])
-        submission = self.run(["postconf", "-M", "submission/inet"], check=False).strip()
-        if submission:
+        settings: dict[str, Any] = json.loads(self._rendered["root/etc/relay/agent.json"])
+        entry = settings.get("submission")
+        if entry:
+            self._make_user(entry)
             address = f"127.0.0.1:{self.submission_address[1]}"
-            entry = re.sub(r"^submission\b", address, submission)
-            self.run(["postconf", "-Me", f"{address}/inet={entry}"])
-            self.run(["postconf", "-MX", "submission/inet"])
+            line = re.sub(rf"^{entry['service']}\b", address, entry["master_cf"])
+            self.run(["postconf", "-Me", f"{address}/inet={line}"])
+
+    def _make_user(self, submission: Mapping[str, Any]) -> None:
+        """Write a certificate and one user, as the agent does from the secret."""
+        certificate = trustme.CA().issue_cert("relay.internal").private_key_and_cert_chain_pem.bytes()
+        self.write_file(submission["certificate_file"], certificate.decode("ascii"), mode=0o600)
+        users, realm = submission["users_file"], submission["realm"]
+        command = f"saslpasswd2 -p -c -f {users} -u {realm} {TEST_USER}"
+        self.run(["sh", "-c", f"printf %s {TEST_PASSWORD} | {command}"])
+        self.run(["sh", "-c", f"chgrp -R postfix {users} $(dirname {users}) && chmod 640 {users}"])
 
     def _harness(self) -> dict[str, str]:
         """Return what differs from the image: no syslog here, and clients that may play others."""
@@ -136,7 +158,10 @@ class LocalRelay(Relay):
             **self._parameters,
         }
 
-    def _with_ports(self, text: str) -> str:
+    def _here(self, text: str) -> str:
+        """Put the stand-ins' ports and the sandbox's places into a rendered text."""
+        for real, private in _MOVED.items():
+            text = text.replace(real, private)
         for host, port in self._ports.items():
             text = re.sub(rf"\[{re.escape(host)}\]:\d+", f"[{host}]:{port}", text)
         return text

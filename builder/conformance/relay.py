@@ -39,6 +39,7 @@ class Relay(ABC):
     name: str
     abilities: frozenset[str]
     smtp_address: tuple[str, int]
+    submission_address: tuple[str, int]
 
     @abstractmethod
     def run(self, argv: Sequence[str], *, check: bool = True, timeout_seconds: float = 60) -> str:

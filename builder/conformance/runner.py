@@ -132,9 +132,20 @@ def _repair(scene: Scene, before: dict[str, str]) -> Outcome:
     _put_back(scene, before, reload=case.flush)
     if case.flush:
         scene.set_map(MapState.GOOD)
-        scene.relay.flush()
-    scene.wait_for_delivered(len(scene.accepted()) - case.expect.bounced, timeout_seconds=case.repair_seconds)
+    _drain(scene)
     return scene.outcome(bounces_expected=case.expect.bounced)
+
+
+def _drain(scene: Scene) -> None:
+    """Wait for the deliveries, flushing again: a flush while the queue manager restarts is lost."""
+    case = scene.case
+    deadline = time.monotonic() + case.repair_seconds
+    wanted = len(scene.accepted()) - case.expect.bounced
+    while time.monotonic() < deadline:
+        if case.flush:
+            scene.relay.flush()
+        if scene.wait_for_delivered(wanted, timeout_seconds=2):
+            return
 
 
 def _put_back(scene: Scene, before: dict[str, str], *, reload: bool = True) -> None:

@@ -29,6 +29,10 @@ fi
 mount -t tmpfs -o mode=755 tmpfs "$R/run"
 mkdir -m 750 "$R/run/relay"
 mount --bind "$F/run-relay" "$R/run/relay"
+mkdir -m 755 "$R/run/relay-lib"
+mount --bind "$F/relay-lib" "$R/run/relay-lib"
+mkdir -m 750 "$R/run/relay-dsn" "$R/run/relay-users"
+chown 8:8 "$R/run/relay-dsn"
 mount -t tmpfs -o mode=755 tmpfs "$R/var/log"
 mount -t tmpfs -o mode=755,size=256m,nr_inodes=20k tmpfs "$R/var/spool/postfix"
 mount -t tmpfs -o mode=755 tmpfs "$R/var/lib/postfix"
@@ -58,6 +62,11 @@ class Sandbox:
         """The private `/run/relay`."""
         return self.folder / "run-relay"
 
+    @property
+    def relay_lib(self) -> Path:
+        """The private copy of `/usr/lib/relay`, at `/run/relay-lib`."""
+        return self.folder / "relay-lib"
+
     def start(self, hosts: Mapping[str, str]) -> None:
         """Make the namespace; `hosts` maps names to addresses. Errors: BuilderError when that fails."""
         self._make_folders(hosts)
@@ -83,6 +92,7 @@ class Sandbox:
         self.folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(self.root / "etc/postfix", self.etc_postfix, symlinks=True)
         self.run_relay.mkdir(mode=0o750)
+        self.relay_lib.mkdir(mode=0o755)
         lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost"]
         lines += [f"{address} {name}" for name, address in hosts.items()]
         (self.folder / "hosts").write_text("\n".join(lines) + "\n")

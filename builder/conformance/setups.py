@@ -29,10 +29,85 @@ class Setup:
     """What the harness adds to main.cf."""
 
 
+_SES = {"preset": "ses", "region": "us-east-1"}
+_EU = "email-smtp.eu-west-1.amazonaws.com"
+
+
+def _rule(pattern: str, kind: str, action: str) -> dict[str, str]:
+    return {"pattern": pattern, "kind": kind, "action": action}
+
+
 SETUPS: Mapping[str, Setup] = {
-    "plain": Setup({"preset": "ses", "region": "us-east-1"}),
-    "implicit-tls": Setup(
-        {"preset": "ses", "region": "us-east-1", "upstream": {"port": 465}}, implicit_tls=True
+    "plain": Setup(_SES),
+    "implicit-tls": Setup({**_SES, "upstream": {"port": 465}}, implicit_tls=True),
+    "fallback": Setup({**_SES, "fallback": {"preset": "ses", "region": "eu-west-1"}}, hosts=(SES, _EU)),
+    "routes": Setup(
+        {
+            **_SES,
+            "routes": [
+                {"name": "news", "preset": "sendgrid", "sender_domains": ["news.example"]},
+                {
+                    "name": "partner",
+                    "preset": "mailgun",
+                    "region": "us",
+                    "recipient_domains": ["partner.example"],
+                },
+            ],
+        },
+        hosts=(SES, "smtp.sendgrid.net", "smtp.mailgun.org"),
+    ),
+    "warm-up": Setup(
+        {**_SES, "warm_up": {"preset": "ses", "region": "eu-west-1", "percent": 25}}, hosts=(SES, _EU)
+    ),
+    "rules": Setup(
+        {
+            **_SES,
+            "access": {
+                "senders": {
+                    "rules": [
+                        _rule("good@evil.example", "exact", "allow"),
+                        _rule("bad@example.com", "exact", "reject"),
+                        _rule("evil.example", "domain", "reject"),
+                        _rule("^x[0-9]+@example\\.org$", "regexp", "reject"),
+                        _rule("hold@example.com", "exact", "hold"),
+                    ]
+                },
+                "recipients": {
+                    "rules": [
+                        _rule("drop.example", "domain", "discard"),
+                        _rule("blocked.example", "domain", "reject"),
+                    ]
+                },
+                "sender_domains": [
+                    {"networks": ["10.1.0.0/16"], "domains": ["office.example"]},
+                    {"networks": ["10.1.9.0/24"], "domains": ["lab.example"]},
+                ],
+            },
+            "clients": {"messages_per_minute": 5, "exempt": ["10.99.0.0/16"]},
+        },
+        # Cases come from 127.0.0.1 too; those about limits play other clients.
+        parameters={"smtpd_client_event_limit_exceptions": "127.0.0.0/8 10.99.0.0/16"},
+    ),
+    "submission": Setup({**_SES, "submission": {"secret": "relay/users"}}),
+    "hygiene": Setup(
+        {
+            **_SES,
+            "hygiene": {
+                "strip_received": True,
+                "strip_client_headers": True,
+                "strip_headers": ["X-Internal"],
+                "set_headers": {"X-Relay": "yes"},
+                "configuration_set": "marketing",
+                "tags": {"team": "ops", "kind": "bulk"},
+            },
+        }
+    ),
+    "rewrite": Setup(
+        {
+            **_SES,
+            "hygiene": {"sender_rewrite": {"address": "account@gmail.example", "keep": ["ours.example"]}},
+            "dsn": {"address": "bounces@example.com", "sender": "mailer@example.com"},
+        }
     ),
 }
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from builder import assets
 from builder.config.model import RelayConfig
+from builder.config.routing import ProviderChoice
 from builder.presets import SecretShape
 from builder.releases import Release
 from builder.render.firewall import HEALTH_PORT
-from builder.render.postfix import tls_mode
+from builder.render.routing import mechanisms
+from builder.render.submission import agent_submission
 from builder.render.templates import render_template
 
 POLL_SECONDS = 60
@@ -26,11 +28,11 @@ def render_agent(config: RelayConfig, release: Release) -> dict[str, str]:
 
 def agent_settings(config: RelayConfig, release: Release) -> dict[str, Any]:
     """Return the content of `/etc/relay/agent.json`, schema 1; nothing in it is secret."""
-    return {
+    settings: dict[str, Any] = {
         "schema": 1,
         "preset": config.preset,
-        "region": config.region,
-        "upstreams": [_upstream(config)],
+        "region": config.aws_region,
+        "upstreams": _upstreams(config),
         "networks": list(config.networks),
         "hostname": config.hostname,
         "health_port": HEALTH_PORT,
@@ -38,18 +40,32 @@ def agent_settings(config: RelayConfig, release: Release) -> dict[str, Any]:
         "boot_deadline_seconds": BOOT_DEADLINE_SECONDS,
         "postfix_unit": release.postfix_unit,
     }
+    submission = agent_submission(config)
+    if submission:
+        settings["submission"] = submission
+    if config.quota:
+        settings["quota"] = {**config.quota.model_dump(), "source": config.quota.rate_source}
+    return settings
 
 
-def _upstream(config: RelayConfig) -> dict[str, Any]:
+def _upstreams(config: RelayConfig) -> list[dict[str, Any]]:
+    """Describe each provider once: a host has one credential, whatever leads to it."""
+    described: dict[str, dict[str, Any]] = {}
+    for name, choice in config.upstreams():
+        described.setdefault(choice.upstream_host, _upstream(name, choice))
+    return list(described.values())
+
+
+def _upstream(name: str, choice: ProviderChoice) -> dict[str, Any]:
     return {
-        "name": "primary",
-        "host": config.upstream_host,
-        "port": config.upstream_port,
-        "tls": tls_mode(config),
-        "shapes": [_shape(shape) for shape in config.provider.secret_shapes],
-        "mechanisms": list(config.provider.mechanisms),
-        "secret": config.secret_name,
-        "region": config.region,
+        "name": name,
+        "host": choice.upstream_host,
+        "port": choice.upstream_port,
+        "tls": choice.upstream_tls,
+        "shapes": [_shape(shape) for shape in choice.secret_shapes],
+        "mechanisms": list(mechanisms(choice)),
+        "secret": choice.secret_name,
+        "region": choice.region,
     }
 
 

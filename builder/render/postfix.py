@@ -1,15 +1,16 @@
-"""Render Postfix's files: main.cf, the changes to master.cf, and the reply filter."""
+"""Render Postfix's files: main.cf, the changes to master.cf, and the tables that they name."""
 
 from __future__ import annotations
 
-import ipaddress
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from builder.config.model import RelayConfig
-from builder.errors import ConfigError
-from builder.presets import Delivery, TlsMode
 from builder.releases import Release
+from builder.render import access, hygiene, routing, submission
+from builder.render.postfix_values import postfix_network
 from builder.render.templates import Checked, one_line, render_template
 
 # Postfix adds a Received line and the provider's own headers follow; a message of exactly the provider's
@@ -17,82 +18,78 @@ from builder.render.templates import Checked, one_line, render_template
 _HEADER_ROOM_BYTES = 8192
 # The first release of each series with smtpd_forbid_unauth_pipelining; newer series have it from the start.
 _FORBIDS_PIPELINING_FROM = {(3, 5): 20, (3, 6): 10, (3, 7): 6, (3, 8): 1}
-# Parameters that carry the promises of DESIGN section 2; `main_cf` may not take them away.
-_OURS = {
-    "mynetworks": "networks",
-    "myhostname": "hostname",
-    "myorigin": "domain",
-    "relayhost": "preset, region and upstream",
-    "message_size_limit": "message_bytes",
-    "smtpd_relay_restrictions": None,
-    "smtp_sasl_auth_enable": None,
-    "smtp_sasl_password_maps": None,
-    "smtp_sasl_security_options": None,
-    "smtp_sasl_tls_security_options": None,
-    "smtp_tls_security_level": None,
-    "smtp_tls_secure_cert_match": None,
-    "smtp_reply_filter": None,
-    "soft_bounce": None,
-}
+_SENDER_ROUTES = "etc/postfix/sender_routes.regexp"
+_TRANSPORT = "etc/postfix/transport"
 
 
 def render_postfix(config: RelayConfig, release: Release) -> dict[str, str]:
     """Return Postfix's files by their path in the image."""
-    return {
-        "etc/postfix/main.cf": render_main_cf(config, release),
+    rules = access.render_access(config)
+    headers = hygiene.render_hygiene(config)
+    files = {
+        "etc/postfix/main.cf": _main_cf(config, release, rules, headers),
         "etc/postfix/reply_filter.regexp": _reply_filter(config),
-        "usr/lib/relay/master.cf.edits": render_template("postfix/master.cf.edits.j2"),
+        "usr/lib/relay/master.cf.edits": _master_cf_edits(config),
+        **rules.files,
+        **headers.files,
+        **hygiene.render_reports(config),
+        **submission.render_submission(config),
+        **_routes(config),
     }
+    if config.warm_up:
+        files["etc/relay/warm-up.json"] = json.dumps(_warm_up_plan(config), indent=2) + "\n"
+    return files
 
 
-def render_main_cf(config: RelayConfig, release: Release) -> str:
-    """Return main.cf for a release; ConfigError for a `main_cf` key that is not the user's to set."""
-    provider = config.provider
-    limits = provider.limits
+def _main_cf(
+    config: RelayConfig, release: Release, rules: access.AccessFiles, headers: hygiene.HygieneFiles
+) -> str:
+    relayhost, fallback = routing.relayhost(config, release)
     text = render_template(
         "postfix/main.cf.j2",
         config=config,
         release=release,
-        title=provider.title,
+        title=config.provider.title,
         networks=[postfix_network(network) for network in ("127.0.0.0/8", "::1/128", *config.networks)],
         forbids_unauth_pipelining=_forbids_unauth_pipelining(release),
         message_bytes=_message_size_limit(config),
-        recipients=limits.recipients_per_message.value if limits.recipients_per_message else None,
-        relayhost=f"[{config.upstream_host}]:{config.upstream_port}",
-        wrappermode=tls_mode(config) == "implicit",
-        mechanisms=provider.mechanisms,
-        delivery=delivery(config),
+        relayhost=relayhost,
+        fallback_relay=fallback,
+        wrappermode=config.upstream_tls == "implicit",
+        mechanisms=_mechanisms(config),
+        delivery=config.delivery_choice,
+        transports=routing.transports(config),
+        transport_maps=_transport_maps(config, rules),
+        sender_transport_maps=sender_transport_maps(
+            config, config.warm_up.percent if config.warm_up else None
+        ),
+        rules=rules,
+        limits=list(access.client_limits(config)),
+        headers=headers,
+        submission=config.submission,
+        certificate=submission.CERTIFICATE,
+        processes=_processes(config),
     )
     return _with_parameters(text, config.main_cf)
 
 
-def postfix_network(network: str) -> str:
-    """Write a network as `mynetworks` wants it: IPv6 addresses in brackets (postconf(5))."""
-    parsed = ipaddress.ip_network(network)
-    if parsed.version == 6:
-        return f"[{parsed.network_address}]/{parsed.prefixlen}"
-    return str(parsed)
+def _mechanisms(config: RelayConfig) -> list[str]:
+    """Return the mechanisms of the providers that share the transport `smtp`."""
+    choices = [config, *([config.fallback] if config.fallback else [])]
+    return list(dict.fromkeys(name for choice in choices for name in routing.mechanisms(choice)))
 
 
-def tls_mode(config: RelayConfig) -> TlsMode:
-    """Return how TLS begins at the provider; a port that the preset does not list begins with STARTTLS."""
-    try:
-        return config.provider.tls_mode(config.upstream_port)
-    except KeyError:
-        return "implicit" if config.upstream_port in (465, 2465, 8465) else "starttls"
+def _processes(config: RelayConfig) -> int | None:
+    """Return default_process_limit where the default of 100 leaves too little beside the sessions out."""
+    sessions = max([config.delivery_choice.concurrency, *(t.concurrency for t in routing.transports(config))])
+    return sessions * 2 if sessions > 80 else None
 
 
-def delivery(config: RelayConfig) -> Delivery:
-    """Return the preset's choices with those of relay.yaml over them."""
-    chosen = config.delivery.model_dump(exclude_none=True)
-    return config.provider.delivery.model_copy(update=chosen)
-
-
-def _message_size_limit(config: RelayConfig) -> int | None:
+def _message_size_limit(config: RelayConfig) -> int:
     if config.message_bytes is not None:
         return config.message_bytes
-    limit = config.provider.limits.message_bytes
-    return limit.value - _HEADER_ROOM_BYTES if limit else None
+    known = any(choice.provider.limits.message_bytes for _name, choice in config.upstreams())
+    return config.size_limit - (_HEADER_ROOM_BYTES if known else 0)
 
 
 def _forbids_unauth_pipelining(release: Release) -> bool:
@@ -102,36 +99,90 @@ def _forbids_unauth_pipelining(release: Release) -> bool:
 
 
 def _reply_filter(config: RelayConfig) -> str:
-    replies = [reply for reply in config.provider.replies if reply.rewrite]
-    return render_template("postfix/reply_filter.regexp.j2", replies=replies)
+    replies = {
+        reply.pattern: reply
+        for _name, choice in config.upstreams()
+        for reply in choice.provider.replies
+        if reply.rewrite
+    }
+    return render_template("postfix/reply_filter.regexp.j2", replies=list(replies.values()))
+
+
+def _master_cf_edits(config: RelayConfig) -> str:
+    return render_template(
+        "postfix/master.cf.edits.j2",
+        transports=routing.transports(config),
+        spool=hygiene.spool_entry() if hygiene.keeps_reports(config) else "",
+    )
+
+
+def _routes(config: RelayConfig) -> dict[str, str]:
+    files = {}
+    by_recipient = routing.recipient_table(config)
+    if by_recipient:
+        files[_TRANSPORT] = render_template(
+            "postfix/table.j2", what="Routes by recipient domain (transport(5)).", rows=by_recipient.rows
+        )
+    rows = _sender_rows(config)
+    if rows:
+        files[_SENDER_ROUTES] = render_template(
+            "postfix/table.j2", what="Routes by envelope sender; the first that matches.", rows=rows
+        )
+    return files
+
+
+def _sender_rows(config: RelayConfig) -> list[tuple[str, str]]:
+    rows = []
+    if hygiene.keeps_reports(config):
+        rows.append(("/^<>$/", f"{routing.SPOOL_TRANSPORT}:"))
+    return rows + [(f"/{pattern}/", result) for pattern, result in routing.sender_rows(config)]
+
+
+def _transport_maps(config: RelayConfig, rules: access.AccessFiles) -> list[str]:
+    texthash = [f"texthash:/{_TRANSPORT}"] if routing.recipient_table(config) else []
+    return [*rules.transport_maps, *texthash]
+
+
+def sender_transport_maps(config: RelayConfig, percent: int | None) -> str:
+    """Return `sender_dependent_default_transport_maps` with this part of the mail for the warm-up."""
+    own = [f"regexp:/{_SENDER_ROUTES}"] if _sender_rows(config) else []
+    share = routing.warm_up_map(config, percent or 0)
+    return ", ".join([*own, *([share] if share else [])])
+
+
+def _warm_up_plan(config: RelayConfig) -> dict[str, Any]:
+    """Return the value of the parameter for each day on which it changes; relay-warm-up sets it."""
+    plan = config.warm_up
+    steps = plan.steps if plan else ()
+    return {
+        "schema": 1,
+        "parameter": "sender_dependent_default_transport_maps",
+        "before": sender_transport_maps(config, plan.percent if plan else None),
+        "steps": [
+            {
+                "date": step.date.isoformat(),
+                "percent": step.percent,
+                "value": sender_transport_maps(config, step.percent),
+            }
+            for step in steps
+        ],
+    }
 
 
 def _with_parameters(text: str, parameters: Mapping[str, str]) -> str:
     """Put the user's own parameters in: in the place of ours, or at the end.
 
-    Postfix takes the last of two, but warns of it at every start.
+    Postfix takes the last of two, but warns of it at every start. Which ones may be set is said in
+    builder.config.main_cf.
     """
-    problems = list(_problems(parameters))
-    if problems:
-        raise ConfigError("relay.yaml", problems)
     rest = {}
     for name, value in parameters.items():
-        line = f"# relay.yaml, main_cf\n{name} = {one_line(value)}"
-        text, found = re.subn(rf"^{name} =.*$", line.replace("\\", r"\\"), text, count=1, flags=re.MULTILINE)
+        line = Checked(f"# relay.yaml, main_cf\n{name} = {one_line(value, name=f'`main_cf.{name}`')}")
+        text, found = re.subn(
+            rf"^{re.escape(name)} =.*$", line.replace("\\", r"\\"), text, count=1, flags=re.MULTILINE
+        )
         if not found:
-            rest[name] = Checked(line)
+            rest[name] = line
     if rest:
         text += "\n# --- from relay.yaml ---\n" + "\n".join(rest.values()) + "\n"
     return text
-
-
-def _problems(parameters: Mapping[str, str]) -> Iterable[str]:
-    for name, value in parameters.items():
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
-            yield f"`main_cf` has the key `{name}`, which is not the name of a Postfix parameter"
-        elif name in _OURS:
-            key = _OURS[name]
-            use = f"; use `{key}`" if key else ": a promise of the relay depends on it"
-            yield f"`main_cf.{name}` cannot be set{use}"
-        elif re.search(r"[\x00-\x1f\x7f]", value):
-            yield f"`main_cf.{name}` holds a line break or another control character"

@@ -1,0 +1,142 @@
+"""Decide which mail goes to which provider, in Postfix's terms: relayhost, transports and lookup tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import gcd
+
+from builder.config.model import RelayConfig
+from builder.config.routing import ProviderChoice
+from builder.errors import BuilderError
+from builder.releases import Release
+
+SPOOL_TRANSPORT = "dsn-spool"
+
+
+@dataclass(frozen=True)
+class Transport:
+    """A delivery agent of its own for one provider: an entry of master.cf and its limits in main.cf."""
+
+    name: str
+    title: str
+    nexthop: str
+    wrappermode: bool
+    mechanisms: tuple[str, ...]
+    concurrency: int
+    initial_concurrency: int
+    messages_per_connection: int
+
+    @property
+    def master_cf(self) -> str:
+        """The entry of master.cf; `relayhost`'s own fallback is not for it."""
+        options = {
+            "smtp_tls_wrappermode": "yes" if self.wrappermode else "no",
+            "smtp_sasl_mechanism_filter": ",".join(self.mechanisms),
+            "smtp_connection_reuse_count_limit": str(self.messages_per_connection),
+            "smtp_fallback_relay": "",
+            "syslog_name": f"postfix/{self.name}",
+        }
+        overrides = " ".join(f"-o {name}={value}" for name, value in options.items())
+        return f"{self.name} unix - - n - - smtp {overrides}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A lookup table: one pattern or key and its result a line."""
+
+    rows: tuple[tuple[str, str], ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+
+def nexthop(choice: ProviderChoice) -> str:
+    """Return a provider as Postfix's next hop; brackets mean no MX lookup."""
+    return f"[{choice.upstream_host}]:{choice.upstream_port}"
+
+
+def mechanisms(choice: ProviderChoice) -> tuple[str, ...]:
+    """Return the SASL mechanisms for the way of logging in that was chosen."""
+    wants_token = choice.auth_kind == "xoauth2"
+    return tuple(name for name in choice.provider.mechanisms if (name == "xoauth2") == wants_token)
+
+
+def relayhost(config: RelayConfig, release: Release) -> tuple[str, str]:
+    """Return `relayhost` and `smtp_fallback_relay`; before Postfix 3.5 the first takes one host only.
+
+    Errors: BuilderError when the two providers begin TLS in different ways.
+    """
+    first = nexthop(config)
+    if config.fallback is None:
+        return first, ""
+    if config.fallback.upstream_tls != config.upstream_tls:
+        raise BuilderError(
+            f"`fallback` begins TLS with {config.fallback.upstream_tls}, the provider with "
+            f"{config.upstream_tls}; one delivery attempt serves both, so they must do the same",
+            hint="Set `fallback.upstream.port` (587 is STARTTLS, 465 is implicit TLS)",
+        )
+    if release.supports_relayhost_list:
+        return f"{first}, {nexthop(config.fallback)}", ""
+    return first, nexthop(config.fallback)
+
+
+def transports(config: RelayConfig) -> list[Transport]:
+    """Return the delivery agents for routes and the warm-up."""
+    choices = [(name, choice) for name, choice in config.upstreams() if name not in ("primary", "fallback")]
+    return [_transport(name, choice) for name, choice in choices]
+
+
+def _transport(name: str, choice: ProviderChoice) -> Transport:
+    pace = choice.provider.delivery
+    return Transport(
+        name=transport_name(name),
+        title=choice.provider.title,
+        nexthop=nexthop(choice),
+        wrappermode=choice.upstream_tls == "implicit",
+        mechanisms=mechanisms(choice),
+        concurrency=pace.concurrency,
+        initial_concurrency=min(pace.initial_concurrency, pace.concurrency),
+        messages_per_connection=pace.messages_per_connection,
+    )
+
+
+def transport_name(name: str) -> str:
+    """Return the transport of a route; Postfix has `error`, `local` and others of its own."""
+    return name if name == "warm-up" else f"to-{name}"
+
+
+def recipient_table(config: RelayConfig) -> Table:
+    """Return routes by recipient domain, for transport(5) as texthash: the domain, and its subdomains."""
+    rows: list[tuple[str, str]] = []
+    for route in config.routes:
+        result = f"{transport_name(route.name)}:{nexthop(route)}"
+        for domain in route.recipient_domains:
+            rows += [(domain, result), (f".{domain}", result)]
+    return Table(tuple(rows))
+
+
+def sender_rows(config: RelayConfig) -> Iterator[tuple[str, str]]:
+    """Give routes by sender as regular expressions; where null senders go is decided before them."""
+    for route in config.routes:
+        for domain in route.sender_domains:
+            yield domain_pattern(domain), f"{transport_name(route.name)}:{nexthop(route)}"
+
+
+def warm_up_map(config: RelayConfig, percent: int) -> str:
+    """Return a table that sends this part of the mail to the provider that warms up, or nothing.
+
+    `randmap:` picks one of its entries for each recipient (DATABASE_README): a part is a number of entries.
+    """
+    plan = config.warm_up
+    if plan is None or percent <= 0:
+        return ""
+    step = gcd(percent, 100)
+    # `smtp:` without a next hop leaves the choice to relayhost.
+    entries = ["smtp:"] * ((100 - percent) // step) + [f"warm-up:{nexthop(plan)}"] * (percent // step)
+    return "randmap:{" + ",".join(entries) + "}"
+
+
+def domain_pattern(domain: str) -> str:
+    """Return a POSIX extended expression for addresses in a domain and its subdomains."""
+    return rf"@([^@]+\.)?{domain.replace('.', chr(92) + '.')}$"
