@@ -17,23 +17,29 @@ from builder.errors import BuilderError
 from builder.packer_run import BakeFailed
 from builder.workspace import Workspace
 
+_DIAGNOSIS = "DIAGNOSIS.txt"
 _ERROR = "error.txt"
 _ABOUT = {
     _ERROR: "the error as builder saw it",
     "serial.log": "the machine's serial console",
     "packer.log": "Packer's output, with that of the scripts in the machine",
     "packer-debug.log": "Packer's own log, with QEMU's messages",
+    "script.log": "what the script that failed printed",
+    "install.log": "what apt said",
+    "apt-term.log": "what dpkg said",
     "cloud-init-status.json": "`cloud-init status --format json`",
+    "cloud-init-status.txt": "`cloud-init status --long`",
     "cloud-init-blame.txt": "`cloud-init analyze blame`: what took how long",
     "cloud-init-output.log": "what cloud-init's programs printed",
-    "apt-term.log": "what dpkg said",
-    "dpkg.log": "what dpkg did, by time",
-    "journal.log": "warnings of the journal",
+    "boot-blame.txt": "`systemd-analyze blame`: what took how long",
+    "failed-units.txt": "units that failed",
+    "journal-warnings.txt": "warnings of the journal",
     "disk.txt": "free space in the machine",
-    "network.txt": "addresses, routes, resolver",
+    "packages.tsv": "installed packages",
 }
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1bc")
 _MOST_BYTES = 4 << 20
+_LONGEST = 300
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def read_catalogue() -> list[Known]:
     return TypeAdapter(list[Known]).validate_python(yaml.safe_load(text))
 
 
-def diagnose(files: Mapping[str, str]) -> Diagnosis:
+def diagnose(files: Mapping[str, str], *, default_hint: str | None = None) -> Diagnosis:
     """Find the first known failure in the texts of a bundle, by file name."""
     for known in read_catalogue():
         found = _match(known, files)
@@ -75,7 +81,7 @@ def diagnose(files: Mapping[str, str]) -> Diagnosis:
     return Diagnosis(
         "unknown",
         said[0] if said else "The bake failed, and nothing in its logs says why",
-        "Read `packer.log` from its end, then `serial.log`",
+        default_hint or "Read `packer.log` from its end, then `serial.log`",
         "",
     )
 
@@ -87,13 +93,28 @@ def collect(work: Workspace, error: BuilderError) -> Diagnosis:
     for path in (work.packer_log, work.debug_log, work.serial_log):
         if path.exists():
             shutil.copyfile(path, folder / path.name)
-    for name, text in packer_output.cut_files(work.packer_log).items():
-        (folder / name).write_text(text, encoding="utf-8")
-    (folder / _ERROR).write_text(error.message + "\n", encoding="utf-8")
-    files = {path.name: _read(path) for path in sorted(folder.iterdir()) if path.name != "DIAGNOSIS.txt"}
-    diagnosis = diagnose(files)
-    (folder / "DIAGNOSIS.txt").write_text(_write(diagnosis, error, sorted(files)), encoding="utf-8")
+    printed = packer_output.cut_files(work.packer_log)
+    if isinstance(error, BakeFailed):
+        printed["script.log"] = packer_output.last_script(work.packer_log)
+    for name, text in {**printed, _ERROR: error.message + "\n"}.items():
+        if text:
+            (folder / name).write_text(text, encoding="utf-8")
+    diagnosis = diagnose_folder(folder, default_hint=error.hint)
+    names = sorted(path.name for path in folder.iterdir() if path.name != _DIAGNOSIS)
+    (folder / _DIAGNOSIS).write_text(_write(diagnosis, error, names), encoding="utf-8")
     return diagnosis
+
+
+def diagnose_folder(folder: Path, *, default_hint: str | None = None) -> Diagnosis:
+    """Diagnose the files of a bundle that lie in a folder."""
+    files = {path.name: _clean(path) for path in sorted(folder.iterdir()) if path.name != _DIAGNOSIS}
+    if "packer.log" in files:
+        files["packer.log"] = packer_output.without_files(folder / "packer.log")
+    if not files.get("script.log", "").startswith("BUILDER-PHASE install"):
+        # Packages were installed: a mirror that had to be asked twice is not why a later step failed.
+        files.pop("install.log", None)
+        files.pop("apt-term.log", None)
+    return diagnose(files, default_hint=default_hint)
 
 
 def keep(work: Workspace, error: BuilderError) -> BuilderError:
@@ -104,7 +125,7 @@ def keep(work: Workspace, error: BuilderError) -> BuilderError:
     evidence = f"\n    {diagnosis.evidence}" if diagnosis.evidence else ""
     return BuilderError(
         f"Image `{work.name}` was not baked{phase}: {diagnosis.summary}{evidence}",
-        hint=f"{diagnosis.hint}\nEverything that was seen: `{folder}`; begin with `DIAGNOSIS.txt`",
+        hint=f"{diagnosis.hint}\nEverything that was seen: `{folder}`; begin with `{_DIAGNOSIS}`",
     )
 
 
@@ -120,7 +141,7 @@ def _match(known: Known, files: Mapping[str, str]) -> Diagnosis | None:
         # `lock` and `lock2` are the same thing in two wordings.
         groups: dict[str, str] = {}
         for group, value in match.groupdict().items():
-            groups[group.rstrip("2")] = groups.get(group.rstrip("2")) or (value or "").strip()
+            groups[group.rstrip("2")] = groups.get(group.rstrip("2")) or (value or "").strip()[:_LONGEST]
         line = _line_of(files[name], match)
         return Diagnosis(
             known.name,
@@ -134,10 +155,10 @@ def _match(known: Known, files: Mapping[str, str]) -> Diagnosis | None:
 def _line_of(text: str, match: re.Match[str]) -> str:
     start = text.rfind("\n", 0, match.start()) + 1
     end = text.find("\n", match.start())
-    return text[start : end if end >= 0 else len(text)].strip()[:300]
+    return text[start : end if end >= 0 else len(text)].strip()[:_LONGEST]
 
 
-def _read(path: Path) -> str:
+def _clean(path: Path) -> str:
     """Read the last 4 MB of a log as text without colour."""
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - _MOST_BYTES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,11 @@ _PHASES: tuple[tuple[re.Pattern[str], str, str], ...] = (
 _PREFIX = re.compile(r"^(?:==>|   ) [\w.-]+: ?")
 _BEGIN = re.compile(r"^BUILDER-DIAG begin ([\w.-]+)\s*$")
 _END = re.compile(r"^BUILDER-DIAG end\s*$")
+_PHASE = re.compile(r"^BUILDER-PHASE \w+\s*$")
+# Packer's own words after a script has failed.
+_AFTERWARDS = re.compile(
+    r"^==> [\w.-]+: (?:Provisioning step had errors|Step \"|Terminating|Deleting)|^Build '"
+)
 
 
 @dataclass
@@ -75,16 +80,41 @@ class Progress:
 def cut_files(log: Path) -> dict[str, str]:
     """Return the files that the scripts printed between `BUILDER-DIAG` lines, name to text."""
     files: dict[str, list[str]] = {}
-    current: list[str] | None = None
-    if not log.exists():
-        return {}
-    for raw in log.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line, file in _lines(log):
+        if file is not None:
+            files.setdefault(file, []).append(line)
+    return {name: "\n".join(lines).strip("\n") + "\n" for name, lines in files.items()}
+
+
+def without_files(log: Path) -> str:
+    """Return the log without the files that are in it."""
+    return "".join(f"{line}\n" for line, file in _lines(log, keep_prefix=True) if file is None)
+
+
+def last_script(log: Path) -> str:
+    """Return what the last script printed, from its `BUILDER-PHASE` line on; empty when none ran."""
+    printed: list[str] = []
+    for raw, file in _lines(log, keep_prefix=True):
+        line = _PREFIX.sub("", raw)
+        if _PHASE.match(line):
+            printed = [line.strip()]
+        elif file is None and printed:
+            if _AFTERWARDS.match(raw):
+                break
+            printed.append(line)
+    return "".join(f"{line}\n" for line in printed)
+
+
+def _lines(log: Path, *, keep_prefix: bool = False) -> Iterator[tuple[str, str | None]]:
+    """Yield each line with the name of the file that it belongs to, if any; the marks are left out."""
+    current: str | None = None
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    for raw in text.splitlines():
         line = _PREFIX.sub("", raw)
         begin = _BEGIN.match(line)
         if begin:
-            current = files[begin[1]] = []
+            current = begin[1]
         elif _END.match(line):
             current = None
-        elif current is not None:
-            current.append(line)
-    return {name: "\n".join(lines).strip("\n") + "\n" for name, lines in files.items()}
+        else:
+            yield (raw if keep_prefix and current is None else line), current

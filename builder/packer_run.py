@@ -23,7 +23,6 @@ _GRACE_SECONDS: Mapping[Target, float] = {"qemu": 20, "ami": 300}
 # A machine that has printed one of these will never answer SSH.
 _NEVER_BOOTS = (
     "No bootable device",
-    "Boot failed: not a bootable disk",
     "Kernel panic - not syncing",
     "Unable to mount root fs",
     "grub rescue>",
