@@ -86,11 +86,13 @@ def test_unknown_failure_repeats_the_error_and_its_hint() -> None:
 
 
 def test_mirror_that_failed_once_does_not_explain_a_later_step(tmp_path: Path) -> None:
-    (tmp_path / "install.log").write_text("Could not connect to mirror.example.invalid:80\n")
-    (tmp_path / "script.log").write_text("BUILDER-PHASE install\nE: nothing\n")
-    assert bundle.diagnose_folder(tmp_path).name == "mirror-unreachable"
-    (tmp_path / "script.log").write_text("BUILDER-PHASE configure\npostfix: fatal: no\n")
-    assert bundle.diagnose_folder(tmp_path).name == "postfix"
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "install.log").write_text("Could not connect to mirror.example.invalid:80\n")
+    (folder / "script.log").write_text("BUILDER-PHASE install\nE: nothing\n")
+    assert bundle.diagnose_folder(folder).name == "mirror-unreachable"
+    (folder / "script.log").write_text("BUILDER-PHASE configure\npostfix: fatal: no\n")
+    assert bundle.diagnose_folder(folder).name == "postfix"
 
 
 def test_failed_bake_is_kept_with_everything_that_was_seen(tmp_path: Path) -> None:

@@ -1,0 +1,158 @@
+"""The record is written whole, read strictly, and found again by its key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from builder import record
+from builder.errors import BuilderError
+from builder.record import Artifact, Base, ImageRecord, Inputs, Package
+
+INPUTS = Inputs(target="qemu", base="1" * 64, rendered="2" * 64, template="3" * 64, config="4" * 64, tools={})
+
+
+def make(name: str = "ses", inputs: Inputs = INPUTS, **changes: object) -> ImageRecord:
+    fields = {
+        "name": name,
+        "bake_id": "b1",
+        "key": inputs.key,
+        "status": "verified",
+        "preset": "ses",
+        "base": Base(name="debian-12", release="debian-12", digest="1" * 64, source="built"),
+        "inputs": inputs,
+        "artifact": Artifact(file="relay.qcow2", sha256="5" * 64, size=4),
+    }
+    return ImageRecord.model_validate({**fields, **changes})
+
+
+def put(images: Path, made: ImageRecord, disk: bytes | None = b"disk") -> Path:
+    folder = images / made.name
+    folder.mkdir(parents=True)
+    if disk is not None:
+        (folder / "relay.qcow2").write_bytes(disk)
+    record.save(made, folder)
+    return folder
+
+
+def test_record_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    made = make(
+        packages=(Package(name="postfix", version="3.7.11-0+deb12u1", arch="amd64"),), timings={"boot": 61.5}
+    )
+    folder = put(tmp_path, made)
+    assert record.load(folder) == made
+    assert json.loads((folder / "record.json").read_text())["schema_version"] == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["record.json", "relay.qcow2"]
+
+
+@pytest.mark.parametrize("field", ["base", "rendered", "template", "config", "target", "tools"])
+def test_key_changes_with_each_input(field: str) -> None:
+    other = {"target": "ami", "tools": {"packer": "1.16.0"}}.get(field, "9" * 64)
+    assert INPUTS.model_copy(update={field: other}).key != INPUTS.key
+
+
+def test_key_does_not_depend_on_the_order_of_tools() -> None:
+    one = INPUTS.model_copy(update={"tools": {"a": "1", "b": "2"}})
+    other = INPUTS.model_copy(update={"tools": {"b": "2", "a": "1"}})
+    assert one.key == other.key
+
+
+def test_image_of_the_same_inputs_is_found(tmp_path: Path) -> None:
+    folder = put(tmp_path, make())
+    put(tmp_path, make("other", INPUTS.model_copy(update={"config": "9" * 64})))
+    found = record.find(tmp_path, INPUTS.key)
+    assert found is not None
+    assert found[0] == folder
+
+
+@pytest.mark.parametrize("disk", [None, b"cut", b"longer"])
+def test_image_whose_disk_is_missing_or_of_another_size_is_not_found(
+    tmp_path: Path, disk: bytes | None
+) -> None:
+    put(tmp_path, make(), disk)
+    assert record.find(tmp_path, INPUTS.key) is None
+
+
+def test_failed_image_and_hidden_folders_are_not_found(tmp_path: Path) -> None:
+    put(tmp_path, make("bad", status="failed"))
+    put(tmp_path / ".failed", make())
+    assert record.find(tmp_path, INPUTS.key) is None
+    assert [folder.name for folder, _ in record.images(tmp_path)] == ["bad"]
+
+
+def test_ami_needs_no_file(tmp_path: Path) -> None:
+    put(tmp_path, make(artifact=Artifact(ami_ids={"eu-west-1": "ami-1"})), None)
+    assert record.find(tmp_path, INPUTS.key) is not None
+
+
+def test_missing_image_names_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(BuilderError, match=f"There is no image `nothing` in `{tmp_path}`"):
+        record.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "Invalid JSON"),
+        ('{"name": "ses"', "Invalid JSON"),
+        ("[]", "Input should be an object"),
+        ('{"schema_version": 2}', "schema_version: Input should be 1"),
+    ],
+)
+def test_record_that_cannot_be_read_says_why_and_what_to_do(tmp_path: Path, text: str, why: str) -> None:
+    folder = put(tmp_path, make())
+    (folder / "record.json").write_text(text)
+    with pytest.raises(BuilderError, match=f"is not a record that this builder can read: {why}") as error:
+        record.load(folder)
+    assert error.value.hint is not None
+    assert "--force" in error.value.hint
+
+
+def test_one_record_that_cannot_be_read_does_not_hide_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (put(tmp_path, make("broken")) / "record.json").write_text("{")
+    put(tmp_path, make("whole"))
+    assert [made.name for _, made in record.images(tmp_path)] == ["whole"]
+
+
+def test_half_written_record_leaves_the_older_one(tmp_path: Path) -> None:
+    folder = put(tmp_path, make())
+    (folder / ".record.json.partial").write_text("{")
+    assert record.load(folder) == make().model_copy(update={"created": record.load(folder).created})
+
+
+def test_packages_are_read_from_dpkg() -> None:
+    text = (
+        "adduser\t3.134\tall\t\n"
+        "libssl3\t3.0.15-1~deb12u1\tamd64\topenssl\n"
+        "libc6\t2.36-9\tamd64\tglibc (2.36-9+x)\n"
+        "apt\t2.6.1\tamd64\n\n"
+    )
+    assert record.parse_packages(text) == (
+        Package(name="adduser", version="3.134", arch="all"),
+        Package(name="libssl3", version="3.0.15-1~deb12u1", arch="amd64", source="openssl"),
+        Package(name="libc6", version="2.36-9", arch="amd64", source="glibc"),
+        Package(name="apt", version="2.6.1", arch="amd64"),
+    )
+
+
+def test_digest_of_files_is_of_names_and_contents(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("x")
+    assert record.digest_of({"a": path}) == record.digest_of({"a": "x"}) == record.digest_of_folder(tmp_path)
+    assert record.digest_of({"a": "x"}) != record.digest_of({"b": "x"})
+    assert record.digest_of({"a": "x", "b": ""}) != record.digest_of({"a": "", "b": "x"})
+
+
+def test_digest_of_values_does_not_depend_on_their_order() -> None:
+    assert record.digest_of_values({"a": 1, "b": [2]}) == record.digest_of_values({"b": [2], "a": 1})
+
+
+def test_file_is_described_by_digest_and_size(tmp_path: Path) -> None:
+    path = tmp_path / "relay.qcow2"
+    path.write_bytes(b"disk")
+    digest = "1044dec7206e8d7c9fbb4ae8f766668406d2567fc7fc1a160a9d4700fcf8f8e9"
+    assert record.describe_file(path) == Artifact(file="relay.qcow2", sha256=digest, size=4)
