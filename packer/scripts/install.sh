@@ -68,27 +68,31 @@ install_packages() {
     quieten &
     apt_get update
     wait
-    compile_later
+    shim
     # shellcheck disable=SC2046  # one package a word
     set -- $(grep -v '^#' "$dir/packages.txt")
     # A failure is worth a second look at the lists: a package that the mirror has just replaced gives 404.
     apt_get install "$@" || { apt_get update && apt_get install "$@"; }
-    compile_as_usual
     rm -f /usr/sbin/policy-rc.d
 }
 
-# The packages' scripts compile every Python module they bring: more than half of the installation under software
-# emulation, and nine of ten are never loaded. configure.sh loads what the agent needs, which compiles just that.
-compile_later() {
-    [ -x /usr/bin/py3compile ] || return 0
-    dpkg-divert --quiet --local --rename --divert /usr/bin/py3compile.real --add /usr/bin/py3compile
-    ln -s /bin/true /usr/bin/py3compile
-}
-
-compile_as_usual() {
-    [ -e /usr/bin/py3compile.real ] || return 0
-    rm -f /usr/bin/py3compile
-    dpkg-divert --quiet --local --rename --remove /usr/bin/py3compile
+# Programs that packages' scripts call and that an image has no use for: each is a Perl or Python start or a reload of
+# systemd, together most of the installation under software emulation. They are found first on PATH and do nothing.
+#   py3compile           nine of ten modules are never loaded; configure.sh loads what the agent needs, which compiles it
+#   systemctl, deb-…     nothing starts here, and configure.sh enables what shall start at boot
+shim() {
+    mkdir -p "$dir/shims"
+    for program in py3compile py3clean systemctl deb-systemd-helper deb-systemd-invoke invoke-rc.d update-rc.d; do
+        ln -sf /bin/true "$dir/shims/$program"
+    done
+    PATH=$dir/shims:$PATH
+    export PATH
+    # What postfix and ssl-cert would create with Perl programs, one second each.
+    for group in ssl-cert postfix postdrop; do
+        getent group "$group" >/dev/null || groupadd --system "$group"
+    done
+    getent passwd postfix >/dev/null ||
+        useradd --system --gid postfix --home-dir /var/spool/postfix --no-create-home --shell /usr/sbin/nologin postfix
 }
 
 run_and_record() {
