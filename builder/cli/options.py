@@ -43,6 +43,11 @@ class ConfigFlags:
         return load_config(config, self.keys if config else _with_region(self.keys))
 
 
+def ambient_region() -> str:
+    """Return the region that the environment names as AWS's own tools read it, or ours."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION
+
+
 def _with_region(keys: Mapping[str, Any]) -> Mapping[str, Any]:
     """Name a region where flags alone are given and the provider needs one: the environment's, or ours."""
     from builder import console
@@ -50,7 +55,7 @@ def _with_region(keys: Mapping[str, Any]) -> Mapping[str, Any]:
 
     if keys["region"] or keys["preset"] not in preset_names() or not load_preset(keys["preset"]).has_regions:
         return keys
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION
+    region = ambient_region()
     console.say(f"Region {region}, as no `--region` names another")
     return {**keys, "region": region}
 

@@ -21,6 +21,7 @@ VERBS: Mapping[str, str] = {
     "verify": "Boot an image fresh and run every check.",
     "launch": "Start a relay from an image and print where it listens.",
     "instances": "List, stop, start and delete the relays launched here.",
+    "secret": "Store, describe and try the credential; it is never printed.",
     "doctor": "Examine this machine, and say what mends what is missing.",
     "completion": "Print the script that completes commands in a shell.",
 }

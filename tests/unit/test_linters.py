@@ -20,7 +20,9 @@ PACKAGE_HOSTS = (
     "registry.npm" + "js",
     "deb.deb" + "ian.org",
 )
-MACHINE_PATH = re.compile(r"/(work|root)/(main/|scratch|shared|[.](library|mirror|pyenv|cache))|/opt/(wheels)")
+MACHINE_PATH = re.compile(
+    r"/(work|root)/(main/|scratch|shared|[.](library|mirror|pyenv|cache))|/opt/(wheels)"
+)
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 40
 # The files whose text is made by a tool.

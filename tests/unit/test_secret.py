@@ -1,0 +1,155 @@
+"""The secret verbs against the stand-ins on loopback: Secrets Manager, and a provider with TLS and AUTH."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder import secret as secrets
+from builder.config import RelayConfig, load_config
+from builder.errors import BuilderError, ConfigError
+from builder.standin.provider import Provider
+from builder.standin.sample import derive_ses_password
+from builder.standin.secrets import SecretsManager
+from tests.unit.test_cli import run
+
+REGION = "us-east-1"
+KEY = {"access_key_id": "AKIAEXAMPLE", "secret_access_key": "wJalrXUtnFEMIexamplekey"}
+PASSWORD = derive_ses_password(KEY["secret_access_key"], REGION)
+
+
+@pytest.fixture
+def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[SecretsManager]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with SecretsManager(region=REGION) as running:
+        yield running
+        running._names.add("relay/ses")
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with Provider(users={"AKIAEXAMPLE": PASSWORD}, host_names=("localhost",)) as running:
+        yield running
+
+
+@pytest.fixture
+def config() -> RelayConfig:
+    return load_config(None, {"preset": "ses", "region": REGION})
+
+
+def custom(port: int) -> RelayConfig:
+    """A configuration for the provider stand-in: `localhost` is not a name that relay.yaml takes."""
+    plain = load_config(None, {"preset": "custom", "upstream.host": "mail.example.com", "region": REGION})
+    override = plain.upstream.model_copy(update={"host": "localhost", "port": port})
+    return plain.model_copy(update={"upstream": override})
+
+
+def test_what_is_put_can_be_described_and_nothing_of_it_is_shown(
+    manager: SecretsManager, config: RelayConfig
+) -> None:
+    version = secrets.put(config, KEY, region=REGION, endpoint=manager.endpoint)
+
+    described = secrets.show(config, region=REGION, endpoint=manager.endpoint)
+
+    assert (described.version, described.shape) == (version, "iam_access_key")
+    assert described.fields == ("access_key_id", "secret_access_key")
+    assert not any(value in str(described) for value in KEY.values())
+
+
+def test_putting_again_makes_a_new_version(manager: SecretsManager, config: RelayConfig) -> None:
+    first = secrets.put(config, KEY, region=REGION, endpoint=manager.endpoint)
+    second = secrets.put(config, KEY, region=REGION, endpoint=manager.endpoint)
+
+    assert first != second
+    assert secrets.show(config, region=REGION, endpoint=manager.endpoint).version == second
+
+
+def test_fields_that_no_shape_has_are_refused_without_their_values(
+    manager: SecretsManager, config: RelayConfig
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        secrets.put(config, {"user": "me", "pass": "hunter2"}, region=REGION, endpoint=manager.endpoint)
+
+    assert "the fields are `user`, `pass`, expected" in caught.value.message
+    assert "hunter2" not in caught.value.message
+    assert not manager.calls
+
+
+@pytest.mark.parametrize("text", ["not json hunter2", '["hunter2"]', '{"password": 1}', ""])
+def test_what_is_no_json_object_of_text_is_refused_unseen(text: str) -> None:
+    with pytest.raises(ConfigError, match="not a JSON object") as caught:
+        secrets.parse(text, source="stdin")
+
+    assert "hunter2" not in caught.value.message
+
+
+def test_a_missing_secret_is_named(manager: SecretsManager, config: RelayConfig) -> None:
+    with pytest.raises(BuilderError, match="`relay/ses`"):
+        secrets.show(config, region=REGION, endpoint=manager.endpoint)
+
+
+def test_check_logs_in_over_verified_tls(manager: SecretsManager, provider: Provider) -> None:
+    relay = custom(provider.port)
+    secret = {"username": "AKIAEXAMPLE", "password": PASSWORD}
+    secrets.put(relay, secret, region=REGION, endpoint=manager.endpoint)
+
+    said = secrets.check(relay, region=REGION, endpoint=manager.endpoint, ca_pem=provider.ca_pem)
+
+    assert "accepted the secret `relay/custom`" in said
+    assert provider.leaks == ()
+    assert provider.messages == ()
+
+
+def test_check_tells_the_providers_reply_and_not_the_password(
+    manager: SecretsManager, provider: Provider
+) -> None:
+    relay = custom(provider.port)
+    secret = {"username": "AKIAEXAMPLE", "password": "hunter2"}
+    secrets.put(relay, secret, region=REGION, endpoint=manager.endpoint)
+
+    with pytest.raises(BuilderError, match="refused the secret `relay/custom`: 535") as caught:
+        secrets.check(relay, region=REGION, endpoint=manager.endpoint, ca_pem=provider.ca_pem)
+
+    assert "hunter2" not in caught.value.message
+
+
+def test_check_gives_no_password_to_an_unknown_certificate(
+    manager: SecretsManager, provider: Provider
+) -> None:
+    relay = custom(provider.port)
+    secret = {"username": "AKIAEXAMPLE", "password": PASSWORD}
+    secrets.put(relay, secret, region=REGION, endpoint=manager.endpoint)
+
+    with pytest.raises(BuilderError, match="CERTIFICATE_VERIFY_FAILED"):
+        secrets.check(relay, region=REGION, endpoint=manager.endpoint)
+
+    assert provider.counts.auths == 0
+
+
+def test_the_verbs_put_and_show(
+    manager: SecretsManager, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "credential.json"
+    file.write_text(json.dumps(KEY))
+    where = ("--preset", "ses", "--region", REGION, "--endpoint", manager.endpoint)
+
+    code, version, err = run(capsys, "secret", "put", *where, "--file", str(file))
+    assert code == 0
+    assert KEY["secret_access_key"] not in version + err
+
+    code, out, _err = run(capsys, "secret", "show", *where, "--json")
+    assert code == 0
+    assert json.loads(out)["version"] == version.strip()
+
+
+def test_without_a_terminal_nobody_is_asked(
+    manager: SecretsManager, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _out, err = run(capsys, "secret", "put", "--preset", "ses", "--endpoint", manager.endpoint)
+
+    assert code == 1
+    assert "`--file FILE`" in err
