@@ -174,6 +174,12 @@ def _build(
     return record
 
 
+def payload_scripts() -> dict[str, Path]:
+    """Return the scripts that run in the build VM, by their path in the payload."""
+    scripts = assets.folder("packer") / "scripts"
+    return {f"scripts/{name}": scripts / name for name in packer_template.SCRIPTS}
+
+
 def _fill(work: Workspace, planned: Plan) -> None:
     """Write everything that goes into the build VM; a person can open each file."""
     seed = render_bake_seed(
@@ -182,8 +188,7 @@ def _fill(work: Workspace, planned: Plan) -> None:
         instance_id=f"bake-{work.bake_id}",
     )
     work.write({**planned.files, **seed})
-    scripts = assets.folder("packer") / "scripts"
-    work.pack_payload({f"scripts/{name}": scripts / name for name in packer_template.SCRIPTS})
+    work.pack_payload(payload_scripts())
 
 
 def _prove(
