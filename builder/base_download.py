@@ -55,12 +55,13 @@ def read_sums(text: str) -> dict[str, str]:
     return {match[2]: match[1] for match in lines if match}
 
 
-def fetch_digest(image: CloudImage, folder: Path, *, keyring: Path = KEYRING) -> tuple[str, Verified]:
+def fetch_digest(image: CloudImage, folder: Path, *, keyring: Path | None = None) -> tuple[str, Verified]:
     """Return the digest that Canonical publishes for the image and how far it can be trusted.
 
     Both files stay in `folder`. BuilderError: no network, the signature is bad, the image unlisted.
     """
     sums, signature = folder / "SHA256SUMS", folder / "SHA256SUMS.gpg"
+    keyring = keyring or KEYRING
     download(image.sums_url, sums, hint=build_hint(image))
     verified: Verified = "checksum"
     reason = cannot_verify(keyring)
@@ -94,7 +95,7 @@ def check_signature(sums: Path, signature: Path, keyring: Path) -> None:
     """
     finished = process.run(["gpgv", "--status-fd", "1", "--keyring", keyring, signature, sums], check=False)
     status = set(re.findall(r"^\[GNUPG:\] (\w+)", finished.stdout, re.MULTILINE))
-    if finished.returncode == 0 and "VALIDSIG" in status:
+    if finished.returncode == 0 and {"GOODSIG", "VALIDSIG"} <= status:
         return
     if "NO_PUBKEY" in status:
         raise BuilderError(
@@ -217,4 +218,4 @@ def _reason(error: BaseException) -> str:
 
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1] if lines else "gpgv gave no reason"
+    return lines[-1].removeprefix("gpgv: ") if lines else "gpgv gave no reason"

@@ -30,8 +30,9 @@ _PACKAGES = (
     "cloud-init", "cloud-guest-utils", "e2fsprogs", "netplan.io", "systemd-timesyncd",
     # is logged in to; without libpam-systemd SSH sessions hang at a reboot
     "openssh-server", "sudo", "libpam-systemd", "dbus",
-    # what every cloud image has and packages rely on: /etc/services, ip, ps, TLS roots
-    "netbase", "iproute2", "procps", "ca-certificates",
+    # what every cloud image has and packages rely on: /etc/services, ip, ps, TLS roots, and an
+    # address for the machine's own name, which sudo asks for
+    "netbase", "iproute2", "procps", "ca-certificates", "libnss-myhostname",
 )  # fmt: skip
 
 
@@ -188,7 +189,7 @@ def _fetch_index(uri: str, target: Path) -> str | None:
     except CommandError as error:
         target.unlink(missing_ok=True)
         lines = [line for line in error.output.splitlines() if line.startswith("E: Failed to")]
-        return lines[0].partition(uri)[2].strip() if lines else shlex.join(error.argv)
+        return re.sub(r"^E: Failed to fetch \S+\s+", "", lines[0]) if lines else shlex.join(error.argv)
     return None
 
 

@@ -24,7 +24,7 @@ _CLOUD_CFG = """\
 # As in the distribution's cloud images: netplan, where cloud-init would look for ifupdown first.
 system_info:
   network:
-    renderers: [ netplan, networkd, eni ]
+    renderers: [ netplan, eni ]
 # Made already, so that the first boot generates none.
 locale: C.UTF-8
 # Packages keep coming from where the base was built from.
@@ -118,13 +118,13 @@ def make_like_cloud_image(root: Path, release: Release, suites: Sequence[Suite])
     _write(root, "etc/ssh/sshd_config.d/60-cloudimg-settings.conf", _SSHD)
     process.run(["chroot", root, "systemctl", "enable", "systemd-resolved", "systemd-networkd"])
     process.run(["chroot", root, "usermod", "--lock", "root"])
-    _keep_keyrings(root, suites)
     for pattern in _LEFTOVERS:
         for path in root.glob(pattern):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+    _keep_keyrings(root, suites)
     _write(root, "etc/machine-id", "")
     resolv = root / "etc/resolv.conf"
     resolv.unlink(missing_ok=True)
