@@ -29,12 +29,7 @@ def naive_bake(config: RelayConfig, start: base.Base, folder: Path) -> None:
     with workspace.create(folder, "naive", workspace.new_bake_id()) as work:
         files = render(config, get_release(start.release or ""))
         work.write({**files, **_seed(files["packages.txt"].split(), work.make_key())})
-        work.pack_payload(
-            {
-                f"scripts/{name}": assets.folder("packer") / "scripts" / name
-                for name in packer_template.SCRIPTS
-            }
-        )
+        work.pack_payload(payload_scripts())
         shutil.copy(NAIVE, work.path)
         (work.path / "seed").symlink_to(work.seed)
         values = {
