@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import harness
 from builder import base, base_build, base_store, packer, process, workspace
-from builder.bake import BakeRequest, bake
+from builder.bake import BakeRequest, bake, payload_scripts
 from builder.config import RelayConfig, load_config
 from builder.launch import choose_accelerator
 from builder.releases import get_release
