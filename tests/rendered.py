@@ -1,0 +1,61 @@
+"""Configurations that several render tests use, and the expected files."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from builder.config.model import RelayConfig
+from builder.presets import preset_names as preset_names
+from builder.releases import get_release
+from builder.render import render
+
+EXPECTED = Path(__file__).parent / "data" / "expected"
+EXPECTED_SAMPLES = ("ses-debian-12", "ses-ubuntu-20.04", "ses-ubuntu-26.04")
+_COPIED = re.compile(r"root/usr/(lib/relay/relay_agent|sbin)/.*|root/etc/(systemd|cloud)/.*")
+
+# What a preset needs beside its name.
+NEEDS: dict[str, dict[str, Any]] = {
+    "ses": {"region": "us-east-1"},
+    "mailgun": {"region": "eu"},
+    "sparkpost": {"region": "us"},
+    "custom": {"upstream": {"host": "smtp.example.com"}},
+}
+
+
+def config_of(preset: str, **more: Any) -> RelayConfig:
+    """Return a configuration of a preset with what it needs."""
+    return RelayConfig.model_validate({"preset": preset, **NEEDS.get(preset, {}), **more})
+
+
+def rendered(preset: str = "ses", release: str = "debian-12", **more: Any) -> dict[str, str]:
+    """Render a preset for a release."""
+    return render(config_of(preset, **more), get_release(release))
+
+
+def parameters(main_cf: str) -> dict[str, str]:
+    """Read main.cf: comments and empty lines left out."""
+    lines = [line for line in main_cf.splitlines() if line and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
+
+
+def expected_files(sample: str) -> dict[str, str]:
+    """Render a sample, `PRESET-RELEASE`; what is copied from cloudinit/ as it is is left out."""
+    preset, _, release = sample.partition("-")
+    return {path: text for path, text in rendered(preset, release).items() if not _COPIED.fullmatch(path)}
+
+
+def write_expected() -> None:
+    """Write the expected files anew: python -m tests.rendered."""
+    for sample in EXPECTED_SAMPLES:
+        shutil.rmtree(EXPECTED / sample, ignore_errors=True)
+        for path, text in expected_files(sample).items():
+            target = EXPECTED / sample / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+
+
+if __name__ == "__main__":
+    write_expected()

@@ -1,0 +1,155 @@
+"""What is rendered for an image as a whole: every preset on every release, and the expected files."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from builder.releases import RELEASES
+from tests.rendered import EXPECTED, EXPECTED_SAMPLES, expected_files, parameters, preset_names, rendered
+
+
+@pytest.mark.parametrize("sample", EXPECTED_SAMPLES)
+def test_rendered_files_are_the_expected_ones(sample: str) -> None:
+    folder = EXPECTED / sample
+    expected = {
+        path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()
+    }
+    assert expected_files(sample) == expected, "Write them anew with: python -m tests.rendered"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_renders_on_every_release(preset: str, release: str) -> None:
+    files = rendered(preset, release)
+    values = parameters(files["root/etc/postfix/main.cf"])
+    assert values["relayhost"].startswith("[")
+    assert values["smtp_tls_security_level"] == "secure"
+    assert values["smtp_sasl_password_maps"] == "texthash:/run/relay/sasl, fail:no-credentials"
+    assert values["smtpd_relay_restrictions"] == "permit_mynetworks, reject"
+    assert json.loads(files["root/etc/relay/agent.json"])["preset"] == preset
+
+
+def test_the_same_input_gives_the_same_files() -> None:
+    assert rendered() == rendered()
+
+
+def test_every_main_cf_line_has_its_reason_above_it() -> None:
+    lines = rendered()["root/etc/postfix/main.cf"].splitlines()
+    sections = "\n".join(lines).split("\n\n")
+    for section in sections:
+        assert section.lstrip().startswith("#"), section
+
+
+def test_no_parameter_is_set_twice() -> None:
+    own = {"queue_run_delay": "90s", "smtp_bind_address": "10.0.0.1"}
+    text = rendered(main_cf=own)["root/etc/postfix/main.cf"]
+    names = [line.partition(" =")[0] for line in text.splitlines() if line and not line.startswith("#")]
+    assert len(names) == len(set(names))
+    assert parameters(text)["queue_run_delay"] == "90s"
+    assert parameters(text)["smtp_bind_address"] == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("release", "expected"),
+    [
+        (
+            "ubuntu-20.04",
+            {"compatibility_level": "2", "smtp_tls_mandatory_protocols": "!SSLv2, !SSLv3, !TLSv1, !TLSv1.1"},
+        ),
+        ("ubuntu-22.04", {"compatibility_level": "3.6", "smtp_tls_mandatory_protocols": ">=TLSv1.2"}),
+        ("ubuntu-24.04", {"compatibility_level": "3.8", "smtpd_forbid_unauth_pipelining": "yes"}),
+        ("ubuntu-26.04", {"compatibility_level": "3.10"}),
+    ],
+)
+def test_parameters_follow_the_release(release: str, expected: dict[str, str]) -> None:
+    values = parameters(rendered("ses", release)["root/etc/postfix/main.cf"])
+    assert {name: values[name] for name in expected} == expected
+
+
+def test_bare_newlines_are_written_only_where_they_are_not_the_default() -> None:
+    def has(release: str) -> bool:
+        return "smtpd_forbid_bare_newline" in rendered("ses", release)["root/etc/postfix/main.cf"]
+
+    assert {release: has(release) for release in ("ubuntu-20.04", "debian-12", "ubuntu-26.04")} == {
+        "ubuntu-20.04": True,
+        "debian-12": True,
+        "ubuntu-26.04": False,
+    }
+
+
+def test_port_25_is_closed_in_the_image() -> None:
+    edits = rendered()["root/usr/lib/relay/master.cf.edits"].splitlines()
+    assert "-MX smtp/inet" in edits
+    assert not [line for line in edits if line.startswith("-Me smtp")]
+
+
+def test_tlsproxy_is_there_for_connection_reuse() -> None:
+    files = rendered()
+    assert "smtp_tls_connection_reuse = yes" in files["root/etc/postfix/main.cf"]
+    assert "-Me tlsproxy/unix=tlsproxy unix - - n - 0 tlsproxy" in files["root/usr/lib/relay/master.cf.edits"]
+
+
+def test_each_package_has_its_reason() -> None:
+    files = rendered(packages=["tcpdump"])
+    names = files["packages.txt"].split()
+    reasons = json.loads(files["install.json"])["packages"]
+    assert names == list(reasons)
+    assert {"postfix", "libsasl2-modules", "ca-certificates", "tcpdump"} <= set(names)
+    assert all(reasons.values())
+
+
+def test_agent_settings_describe_the_upstream_and_hold_no_secret() -> None:
+    settings = json.loads(rendered()["root/etc/relay/agent.json"])
+    upstream = settings["upstreams"][0]
+    assert upstream["host"] == "email-smtp.us-east-1.amazonaws.com"
+    assert upstream["shapes"][0]["derive"] == "ses_smtp_v4"
+    assert upstream["secret"] == "relay/ses"
+    assert settings["region"] == "us-east-1"
+
+
+def test_the_postfix_unit_follows_the_release() -> None:
+    def unit(release: str) -> object:
+        return json.loads(rendered("ses", release)["root/etc/relay/agent.json"])["postfix_unit"]
+
+    assert unit("ubuntu-24.04") == "postfix@-.service"
+    assert unit("ubuntu-26.04") == "postfix.service"
+
+
+def test_agent_program_is_copied_whole() -> None:
+    files = rendered()
+    assert "root/usr/lib/relay/relay_agent/__init__.py" in files
+    assert "root/usr/sbin/relay-agent" in files
+    assert "root/etc/systemd/system/relay-agent.service" in files
+    assert not [path for path in files if "__pycache__" in path]
+
+
+def test_firewall_lets_mail_in_from_the_networks_only() -> None:
+    text = rendered(networks=["10.0.0.0/8", "fd00::/8"])["root/etc/nftables.conf"]
+    assert "elements = { 10.0.0.0/8 }" in text
+    assert "elements = { fd00::/8 }" in text
+    assert "policy accept" in text
+    assert "tcp dport { 25 } ct state new counter drop" in text
+    assert "22" not in re.findall(r"tcp dport \{ ([^}]*) \}", text)
+
+
+def test_management_ports_are_restricted_when_asked() -> None:
+    firewall = {"management_networks": ["10.9.0.0/16"]}
+    text = rendered(firewall=firewall)["root/etc/nftables.conf"]
+    assert "tcp dport { 22, 8025 } ip saddr @management4 accept" in text
+
+
+def test_firewall_can_be_left_out() -> None:
+    assert "chain input" not in rendered(firewall={"enabled": False})["root/etc/nftables.conf"]
+
+
+def test_size_limit_leaves_room_for_headers() -> None:
+    values = parameters(rendered()["root/etc/postfix/main.cf"])
+    assert int(values["message_size_limit"]) == 40_000_000 - 8192
+
+
+def test_ipv6_networks_stand_in_brackets() -> None:
+    values = parameters(rendered(networks=["fd00::/8"])["root/etc/postfix/main.cf"])
+    assert values["mynetworks"] == "127.0.0.0/8 [::1]/128 [fd00::]/8"

@@ -1,0 +1,80 @@
+"""What an instance is told at launch, and whether it fits where it is sent."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from typing import Any
+
+import pytest
+import yaml
+
+from builder.config.model import BootConfig
+from builder.errors import BuilderError
+from builder.render import render_boot, user_data_as_sent
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    assert text.startswith("#cloud-config\n")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+def test_boot_json_is_written_as_given() -> None:
+    boot = BootConfig(secret="relay/ses", region="eu-west-1", networks=("10.0.0.0/8",))
+    entry = _parsed(render_boot(boot))["write_files"][0]
+    assert entry["path"] == "/etc/relay/boot.json"
+    assert json.loads(entry["content"]) == boot.to_json_dict()
+
+
+def test_hosts_are_appended_and_kept() -> None:
+    parsed = _parsed(render_boot(BootConfig(), hosts={"smtp.example.com": "10.0.2.2"}))
+    assert parsed["write_files"][1] == {
+        "path": "/etc/hosts",
+        "append": True,
+        "content": "10.0.2.2 smtp.example.com\n",
+    }
+    assert parsed["manage_etc_hosts"] is False
+
+
+def test_keys_and_extra_settings_are_passed_on() -> None:
+    text = render_boot(BootConfig(), ssh_authorized_keys=["ssh-ed25519 AAAA me"], extra={"timezone": "UTC"})
+    assert _parsed(text)["ssh_authorized_keys"] == ["ssh-ed25519 AAAA me"]
+    assert _parsed(text)["timezone"] == "UTC"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hosts": {"a b\n127.0.0.1 evil": "10.0.0.1"}}, "not a host name"),
+        ({"hosts": {"a.example": "10.0.0.1\n10.0.0.2 b"}}, "not an IP address"),
+        ({"ssh_authorized_keys": ["-----BEGIN OPENSSH PRIVATE KEY-----"]}, "private SSH key"),
+        ({"ssh_authorized_keys": ["ssh-ed25519 A\nruncmd: [x]"]}, "line break"),
+        ({"extra": {"write_files": []}}, "cannot be an extra key"),
+        ({"extra": {"a: b\nc": 1}}, "cannot be an extra key"),
+    ],
+)
+def test_what_would_break_out_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(BuilderError, match=message):
+        render_boot(BootConfig(), **arguments)
+
+
+def test_short_user_data_is_sent_as_it_is() -> None:
+    text = render_boot(BootConfig(secret="relay/ses"))
+    assert user_data_as_sent(text) == text.encode()
+
+
+def test_long_user_data_is_compressed() -> None:
+    text = "#cloud-config\n" + "# the same line\n" * 2000
+    sent = user_data_as_sent(text)
+    assert len(sent) <= 16384
+    assert gzip.decompress(sent).decode() == text
+    assert sent == user_data_as_sent(text)
+
+
+def test_too_long_user_data_says_how_long_and_what_to_do() -> None:
+    noise = random.Random(1).randbytes(20_000).hex()  # noqa: S311  only to be incompressible
+    with pytest.raises(BuilderError, match="EC2 takes 16384") as caught:
+        user_data_as_sent(f"#cloud-config\n# {noise}\n")
+    assert caught.value.hint is not None

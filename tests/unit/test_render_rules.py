@@ -1,0 +1,171 @@
+"""Routes, access rules, headers and reports, as Postfix will read them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from builder.config.model import RelayConfig
+from builder.errors import BuilderError
+from builder.render.routing import warm_up_map
+from tests.rendered import config_of, parameters, rendered
+
+_EU = {"preset": "ses", "region": "eu-west-1"}
+
+
+def _main_cf(release: str = "debian-12", **more: Any) -> dict[str, str]:
+    return parameters(rendered("ses", release, **more)["root/etc/postfix/main.cf"])
+
+
+def test_a_fallback_is_a_second_relayhost() -> None:
+    values = _main_cf(fallback=_EU)
+    hosts = "[email-smtp.us-east-1.amazonaws.com]:587, [email-smtp.eu-west-1.amazonaws.com]:587"
+    assert values["relayhost"] == hosts
+    assert "smtp_fallback_relay" not in values
+
+
+def test_before_postfix_3_5_the_fallback_has_a_parameter_of_its_own() -> None:
+    values = _main_cf("ubuntu-20.04", fallback=_EU)
+    assert values["relayhost"] == "[email-smtp.us-east-1.amazonaws.com]:587"
+    assert values["smtp_fallback_relay"] == "[email-smtp.eu-west-1.amazonaws.com]:587"
+
+
+def test_a_fallback_that_begins_tls_otherwise_is_refused() -> None:
+    with pytest.raises(BuilderError, match="fallback"):
+        _main_cf(fallback={**_EU, "upstream": {"port": 465}})
+
+
+def test_each_upstream_is_known_to_the_agent_once() -> None:
+    routes = [{"name": "news", "preset": "sendgrid", "sender_domains": ["news.example"]}]
+    files = rendered("ses", fallback=_EU, routes=routes)
+    upstreams = json.loads(files["root/etc/relay/agent.json"])["upstreams"]
+    assert [upstream["name"] for upstream in upstreams] == ["primary", "fallback", "news"]
+    assert upstreams[2]["secret"] == "relay/sendgrid"
+
+
+def test_a_route_has_a_transport_of_its_own() -> None:
+    routes = [
+        {"name": "news", "preset": "sendgrid", "sender_domains": ["news.example"], "upstream": {"port": 465}},
+        {"name": "partner", "preset": "mailgun", "region": "us", "recipient_domains": ["partner.example"]},
+    ]
+    files = rendered("ses", routes=routes)
+    edits = files["root/usr/lib/relay/master.cf.edits"]
+    assert "-Me to-news/unix=to-news unix - - n - - smtp -o smtp_tls_wrappermode=yes" in edits
+    table = files["root/etc/postfix/transport"]
+    assert "partner.example  to-partner:[smtp.mailgun.org]:587" in table
+    assert ".partner.example  to-partner:[smtp.mailgun.org]:587" in table
+    senders = files["root/etc/postfix/sender_routes.regexp"].splitlines()
+    assert r"/@([^@]+\.)?news\.example$/  to-news:[smtp.sendgrid.net]:465" in senders
+
+
+@pytest.mark.parametrize(("percent", "entries"), [(25, 4), (50, 2), (1, 100), (10, 10), (99, 100)])
+def test_a_warm_up_is_a_part_of_the_entries(percent: int, entries: int) -> None:
+    config = config_of("ses", warm_up={**_EU, "percent": percent})
+    listed = warm_up_map(config, percent).removeprefix("randmap:{").removesuffix("}").split(",")
+    assert len(listed) == entries
+    assert sum(entry.startswith("warm-up:") for entry in listed) * 100 == percent * entries
+
+
+def test_a_warm_up_plan_has_a_value_for_each_day() -> None:
+    steps = [{"date": "2026-12-01", "percent": 10}, {"date": "2026-12-08", "percent": 100}]
+    plan = json.loads(rendered("ses", warm_up={**_EU, "steps": steps})["root/etc/relay/warm-up.json"])
+    assert [step["date"] for step in plan["steps"]] == ["2026-12-01", "2026-12-08"]
+    assert "smtp:" not in plan["steps"][1]["value"].partition("randmap:")[2]
+    assert "randmap" not in plan["before"]
+
+
+def _rule(pattern: str, kind: str, action: str, text: str | None = None) -> dict[str, Any]:
+    return {"pattern": pattern, "kind": kind, "action": action, **({"text": text} if text else {})}
+
+
+def test_access_rules_are_asked() -> None:
+    access = {"senders": {"rules": [_rule("evil.example", "domain", "reject", "not here")]}}
+    files = rendered("ses", access=access)
+    values = parameters(files["root/etc/postfix/main.cf"])
+    assert (
+        values["smtpd_recipient_restrictions"]
+        == "check_sender_access regexp:/etc/postfix/sender_access.regexp"
+    )
+    table = files["root/etc/postfix/sender_access.regexp"]
+    assert r"/@([^@]+\.)?evil\.example$/  REJECT 5.7.1 not here" in table
+
+
+def test_a_list_of_who_may_ends_with_a_refusal_and_lets_reports_pass() -> None:
+    access = {"senders": {"otherwise": "reject", "rules": [_rule("a@b.example", "exact", "allow")]}}
+    rows = rendered("ses", access=access)["root/etc/postfix/sender_access.regexp"].splitlines()
+    rows = [row for row in rows if not row.startswith("#")]
+    assert rows[0] == r"/^a@b\.example$/  DUNNO"
+    assert rows[1] == "/^<>$/  DUNNO"
+    assert rows[2].startswith("/^/  REJECT")
+
+
+def test_discarding_a_recipient_leaves_the_others() -> None:
+    rules = [_rule("keep@drop.example", "exact", "allow"), _rule("drop.example", "domain", "discard")]
+    files = rendered("ses", access={"recipients": {"rules": rules}})
+    assert "DISCARD" not in files["root/etc/postfix/recipient_access.regexp"]
+    table = files["root/etc/postfix/discarded_recipients.regexp"]
+    assert re.search(r"if !/\^keep@drop.*\n/@.*  discard:discarded by an access rule\nendif", table)
+
+
+def test_the_narrowest_network_comes_first() -> None:
+    domains = [
+        {"networks": ["10.0.0.0/8"], "domains": ["a.example"]},
+        {"networks": ["10.1.0.0/16"], "domains": ["b.example"]},
+    ]
+    table = rendered("ses", access={"sender_domains": domains})["root/etc/postfix/sender_networks.cidr"]
+    assert table.index("10.1.0.0/16") < table.index("10.0.0.0/8")
+
+
+def test_limits_hold_for_networks_too() -> None:
+    values = _main_cf(clients={"messages_per_minute": 100})
+    assert values["smtpd_client_event_limit_exceptions"] == ""
+    assert values["smtpd_client_message_rate_limit"] == "100"
+    assert values["smtpd_client_connection_count_limit"] == "0"
+
+
+def test_added_headers_are_removed_from_what_clients_send() -> None:
+    files = rendered("ses", hygiene={"configuration_set": "marketing"})
+    checks = files["root/etc/postfix/header_checks.regexp"]
+    marker = re.search(r"/\^(X-Relay-[0-9a-f]{16}):/  REPLACE X-SES-CONFIGURATION-SET: marketing", checks)
+    assert marker is not None
+    assert "/^X-SES-CONFIGURATION-SET[[:space:]]*:/  IGNORE" in checks
+    assert f"PREPEND {marker[1]}: yes" in files["root/etc/postfix/added_header_1.regexp"]
+
+
+def test_attached_messages_are_left_alone() -> None:
+    values = _main_cf(hygiene={"strip_client_headers": True})
+    assert values["nested_header_checks"] == ""
+    assert values["mime_header_checks"] == ""
+
+
+def test_reports_stay_here_when_the_provider_takes_no_null_sender() -> None:
+    files = rendered("ses")
+    assert "/^<>$/  dsn-spool:" in files["root/etc/postfix/sender_routes.regexp"]
+    assert "root/usr/lib/relay/bin/keep-dsn" in files
+    assert "30d" in files["root/usr/lib/tmpfiles.d/relay-dsn.conf"]
+
+
+def test_notices_go_to_the_address() -> None:
+    values = _main_cf(dsn={"address": "ops@example.com"})
+    assert values["notify_classes"] == "bounce, 2bounce, resource, software"
+    assert values["bounce_notice_recipient"] == "ops@example.com"
+
+
+def test_submission_is_not_open_before_the_agent_opens_it() -> None:
+    files = rendered("ses", submission={"secret": "relay/users"})
+    assert "submission/inet" not in files["root/usr/lib/relay/master.cf.edits"]
+    described = json.loads(files["root/etc/relay/agent.json"])["submission"]
+    assert described["master_cf"].startswith("submission inet n - n - - smtpd")
+    assert "sasl2-bin" in files["packages.txt"].split()
+    assert "set submission4" in files["root/etc/nftables.conf"]
+
+
+def test_a_password_is_never_offered_before_tls() -> None:
+    config = RelayConfig.model_validate(
+        {"preset": "ses", "region": "us-east-1", "submission": {"secret": "x"}}
+    )
+    assert config.submission is not None
+    assert _main_cf(submission={"secret": "x"})["smtpd_tls_auth_only"] == "yes"
