@@ -1,0 +1,1 @@
+"""`relayctl`, the operator's command in the relay; it also works when the agent does not."""

@@ -1,0 +1,151 @@
+"""`relayctl status`: what the relay does now."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+from relay_agent import programs
+from relay_agent.ctl.context import Context, moment, span
+from relay_agent.trouble import Trouble
+
+_EXAMPLE = "example: relayctl status --json | jq .queue.total"
+_POLICY = (
+    "mynetworks",
+    "message_size_limit",
+    "smtpd_relay_restrictions",
+    "smtp_tls_security_level",
+    "relayhost",
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command `status`."""
+    parser = commands.add_parser("status", help="what the relay does, and since when", epilog=_EXAMPLE)
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.set_defaults(run=run)
+
+
+def run(context: Context, arguments: argparse.Namespace) -> int:
+    """Show the status. Errors: Trouble `agent-silent`."""
+    status = context.status()
+    status["policy"] = {name: context.parameter(name) for name in _POLICY}
+    status["firewall"] = firewall_sets()
+    if arguments.json:
+        context.out.json(status)
+        return 0
+    context.out.fields(
+        [
+            *_state(status),
+            *_upstreams(status),
+            *_queue(status),
+            *_traffic(status),
+            *_policy(status),
+        ]
+    )
+    return 0
+
+
+def firewall_sets() -> dict[str, list[str]] | None:
+    """Return who the firewall lets in, by set; None when there is no table `inet relay`."""
+    try:
+        ended = programs.run(["nft", "--json", "list", "table", "inet", "relay"])
+        entries = json.loads(ended.stdout)["nftables"]
+    except (Trouble, ValueError, KeyError):
+        return None
+    sets = [entry["set"] for entry in entries if isinstance(entry, dict) and "set" in entry]
+    return {found["name"]: [_element(item) for item in found.get("elem", [])] for found in sets}
+
+
+def _element(item: Any) -> str:
+    if isinstance(item, dict) and "prefix" in item:
+        return f"{item['prefix']['addr']}/{item['prefix']['len']}"
+    if isinstance(item, dict) and "range" in item:
+        return "-".join(item["range"])
+    return str(item)
+
+
+def _state(status: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = [("relay", f"{status['message']}, for {span(time.time() - status['since'])}")]
+    reason = status.get("reason")
+    if reason and reason.get("hint"):
+        lines.append(("", f"hint: {reason['hint']}"))
+    return lines
+
+
+def _upstreams(status: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    for item in status["upstreams"]:
+        lines.append(("provider", f"{status['preset']}: {item['host']}:{item['port']} ({item['name']})"))
+        if item["version_id"]:
+            made = item["version_created"]
+            age = f", made {span(time.time() - made)} ago" if made else ""
+            proven = f", proven {moment(item['proven_at'])}" if item["proven_at"] else ""
+            text = f"{item['state']}, version {item['version_id']}{age}{proven}"
+        else:
+            text = f"none from secret `{item['secret']}`"
+        lines.append(("credential", text))
+        if item["refused_version"]:
+            lines.append(("", f"version {item['refused_version']} is refused"))
+        if item["reason"]:
+            lines.append(("", item["reason"]["message"]))
+    return lines
+
+
+def _queue(status: dict[str, Any]) -> list[tuple[str, str]]:
+    queue = status["queue"]
+    parts = []
+    for name, count in queue["messages"].items():
+        oldest = f" (oldest {span(queue['oldest_seconds'][name])})" if count else ""
+        parts.append(f"{count} {name}{oldest}")
+    lines = [("queue", ", ".join(parts))]
+    if queue["reasons"]:
+        reasons = sorted(queue["reasons"].items(), key=lambda item: -item[1])
+        lines.append(("", "waits for: " + ", ".join(f"{name} {count}" for name, count in reasons)))
+    return lines
+
+
+def _traffic(status: dict[str, Any]) -> list[tuple[str, str]]:
+    traffic, now = status["traffic"], time.time()
+    lines = [
+        ("rate", f"in {traffic['rate_in']['60']:.1f}/s, out {traffic['rate_out']['60']:.1f}/s (last minute)"),
+        ("since start", _counts(traffic)),
+    ]
+    last = traffic["last_delivered"]
+    if last:
+        lines.append(("delivered", f"{span(now - last['at'])} ago through {last['relay']}: {last['reply']}"))
+    name = "last errors"
+    for reason, error in sorted(traffic["last_errors"].items(), key=lambda item: -item[1]["at"]):
+        text = f"{reason}: {error['result']} {span(now - error['at'])} ago: {error['text']}"
+        lines.append((name, text))
+        name = ""
+    return lines
+
+
+def _counts(traffic: dict[str, Any]) -> str:
+    counted = [f"{traffic['accepted']} accepted"]
+    counted += [f"{count} {result}" for result, count in sorted(traffic["deliveries"].items())]
+    counted.append(f"{traffic['rejected_clients']} commands of clients refused")
+    counted.append(f"{traffic['auth_failures']} logins refused")
+    return ", ".join(counted)
+
+
+def _policy(status: dict[str, Any]) -> list[tuple[str, str]]:
+    policy, sets = status["policy"], status["firewall"]
+    lines = [
+        ("may relay", policy["mynetworks"]),
+        (
+            "policy",
+            f"{policy['smtpd_relay_restrictions']}; messages up to {policy['message_size_limit']} bytes",
+        ),
+        ("TLS", f"{policy['smtp_tls_security_level']} to {policy['relayhost']}"),
+    ]
+    if sets is None:
+        lines.append(("firewall", "no table `inet relay`"))
+    else:
+        for name, members in sorted(sets.items()):
+            if members:
+                lines.append(("firewall", f"{name}: {', '.join(members)}"))
+    return lines
