@@ -7,7 +7,7 @@ import json
 from builder.verify.check import check
 from builder.verify.relay import Relay, require
 
-_AGENT_SECONDS = 420
+_AGENT_SECONDS = 600
 _OPEN_SECONDS = 120
 _IDENTITY = {
     "machine id": "cat /etc/machine-id",

@@ -10,7 +10,7 @@ from builder.launch import Address
 from builder.verify.check import check
 from builder.verify.relay import RECIPIENT, SASL_MAP, SENDER, CheckFailed, Relay, greeting, require
 
-_READY_SECONDS = 420
+_READY_SECONDS = 600
 # Where a program that takes mail or fetches a secret could have left it.
 _SEARCHED = "/etc /home /opt /root /srv /tmp /usr/lib/relay /usr/local /var"
 _STRANGER = "attacker@example.org"

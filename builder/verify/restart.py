@@ -14,7 +14,7 @@ from builder.standin.secrets import SecretFault
 from builder.verify.check import check
 from builder.verify.relay import Relay, require
 
-_BOOT_SECONDS = 420
+_BOOT_SECONDS = 600
 _QUEUED = 5
 _DELIVERY_SECONDS = 180
 

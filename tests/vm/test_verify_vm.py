@@ -1,0 +1,77 @@
+"""A baked image passes every check; one that was spoilt fails the checks that are about what was spoilt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from builder import disk, process
+from builder.bake import BakeRequest, bake
+from builder.config import RelayConfig, load_config
+from builder.verify import fresh, runner, trouble, verify
+
+# A boot takes 40 s under software emulation, and minutes where other guests share the processors.
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture(scope="module")
+def config() -> RelayConfig:
+    return load_config(None, {"preset": "ses", "region": "us-east-1"})
+
+
+@pytest.fixture(scope="module")
+def image(config: RelayConfig) -> Path:
+    """The image of `make demo`; baked here when it was not baked before."""
+    images = Path(os.environ.get("BUILDER_IMAGES", "images")).resolve()
+    folder, record = bake(BakeRequest(config=config, base="debian-12", images_dir=images, profile="short"))
+    assert record.artifact.file
+    return folder / record.artifact.file
+
+
+def test_a_baked_image_passes_every_check(image: Path, config: RelayConfig, tmp_path: Path) -> None:
+    report = verify(image, config=config, profile="full", logs=tmp_path / "logs")
+    assert {check.name: check.evidence for check in report.failed} == {}
+    assert report.passed
+    assert report.seconds_to_ready is not None
+    assert report.logs is None
+
+
+def test_an_open_relay_that_trusts_any_certificate_is_found_out(
+    image: Path, config: RelayConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoilt = _spoil(image, tmp_path)
+    checks = (fresh.ready, fresh.relayed, fresh.closed_relay, trouble.wrong_certificate)
+    monkeypatch.setattr(runner, "FIRST_BOOT", {"short": checks})
+    report = verify(spoilt, config=config, profile="short", logs=tmp_path / "logs")
+    failed = {check.name: check.evidence for check in report.failed}
+    assert set(failed) == {"closed-relay", "wrong-certificate", "sealed: no-host-keys"}
+    assert "expected 5xx before DATA" in failed["closed-relay"]
+    assert "/etc/ssh/ssh_host_rsa_key" in failed["sealed: no-host-keys"]
+    assert report.logs
+    assert "postfix" in (Path(report.logs) / "fresh" / "postfix.log").read_text()
+
+
+def _spoil(image: Path, folder: Path) -> Path:
+    """Return a copy of the image that relays for everybody, trusts any certificate and has a host key."""
+    raw, spoilt = folder / "disk.raw", folder / "spoilt.qcow2"
+    disk.write_raw(image, "qcow2", raw)
+    root = disk.find_root(raw)
+    main_cf = root.read("/etc/postfix/main.cf")
+    for right, wrong in (
+        ("smtpd_relay_restrictions = permit_mynetworks, reject", "smtpd_relay_restrictions = permit"),
+        ("smtp_tls_security_level = secure", "smtp_tls_security_level = encrypt"),
+    ):
+        assert right in main_cf
+        main_cf = main_cf.replace(right, wrong)
+    (folder / "main.cf").write_text(main_cf)
+    (folder / "key").write_text("a host key of the build VM\n")
+    script = (
+        f"rm /etc/postfix/main.cf\nwrite {folder}/main.cf /etc/postfix/main.cf\n"
+        f"write {folder}/key /etc/ssh/ssh_host_rsa_key\n"
+    )
+    process.run(["debugfs", "-w", "-f", "/dev/stdin", f"{raw}?offset={root.offset}"], stdin=script)
+    process.run(["qemu-img", "convert", "-O", "qcow2", raw, spoilt], timeout_seconds=300)
+    raw.unlink()
+    return spoilt
