@@ -1,0 +1,174 @@
+"""Real bakes: what lies in an image's folder, other releases, and every way to fail half-way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from builder import base_build, process
+from builder.bake import IMAGE, SBOM, BakeRequest, bake
+from builder.config import RelayConfig, load_config
+from builder.errors import BuilderError
+from builder.record import RECORD, ImageRecord
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
+
+
+def test_an_image_has_passed_every_check_and_says_what_is_in_it(
+    debian_12: tuple[Path, ImageRecord],
+) -> None:
+    folder, record = debian_12
+    assert record.status == "verified"
+    assert record.verify
+    assert all(check["passed"] for check in record.verify["checks"])
+    versions = {package.name: package.version for package in record.packages}
+    assert versions["postfix"].startswith("3.7.")
+    components = json.loads((folder / SBOM).read_text())["components"]
+    assert {"postfix", "python3-boto3"} <= {component["name"] for component in components}
+    assert {"boot", "install", "configure", "seal", "total"} <= set(record.timings)
+    assert record.artifact.size == (folder / IMAGE).stat().st_size
+
+
+def test_nothing_of_the_bake_but_what_one_can_read_stays(debian_12: tuple[Path, ImageRecord]) -> None:
+    folder, _record = debian_12
+    names = {path.name for path in folder.iterdir()}
+    assert {IMAGE, RECORD, SBOM, "rendered", "packer.log", "serial.log"} <= names
+    assert not {"id_ed25519", "payload.tar", "start.qcow2", "out", "tmp"} & names
+
+
+def test_the_same_request_is_answered_without_any_tool(
+    debian_12: tuple[Path, ImageRecord],
+    config: RelayConfig,
+    images_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert bake(BakeRequest(config=config, base="debian-12", images_dir=images_dir)) == debian_12
+
+
+def test_the_next_generation_bakes_and_relays(config: RelayConfig, images_dir: Path) -> None:
+    assert _bake_short("debian-13", config, images_dir).status == "verified"
+
+
+@pytest.mark.releases
+def test_the_last_generation_bakes_and_relays(config: RelayConfig, images_dir: Path) -> None:
+    assert _bake_short("debian-11", config, images_dir).status == "verified"
+
+
+def test_a_package_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    wrong = load_config(None, {"preset": "ses", "region": "us-east-1", "packages": ["no-such-package"]})
+    with pytest.raises(BuilderError) as caught:
+        bake(BakeRequest(config=wrong, base="debian-12", images_dir=tmp_path, profile="none"))
+    assert "no-such-package" in caught.value.message
+    bundle = _only(tmp_path / ".failed") / "bundle"
+    assert {"DIAGNOSIS.txt", "serial.log", "packer.log", "install.log", "cloud-init-status.json"} <= {
+        path.name for path in bundle.iterdir()
+    }
+    assert _images(tmp_path) == []
+
+
+def test_a_base_that_does_not_boot_fails_with_its_console(config: RelayConfig, tmp_path: Path) -> None:
+    raw, base = tmp_path / "empty.raw", tmp_path / "empty.qcow2"
+    with raw.open("wb") as stream:
+        stream.truncate(1 << 30)
+    process.run(["qemu-img", "convert", "-O", "qcow2", raw, base])
+    images = tmp_path / "images"
+    request = BakeRequest(
+        config=config, base=str(base), release="debian-12", images_dir=images, profile="none"
+    )
+    with pytest.raises(BuilderError, match="boot"):
+        bake(request)
+    assert "No bootable device" in (_only(images / ".failed") / "bundle" / "serial.log").read_text()
+    assert not _qemu_below(images)
+
+
+def test_ctrl_c_leaves_no_machine_and_no_half_image(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "builder", "bake", "--preset", "ses", "--region", "us-east-1"]
+    with subprocess.Popen(
+        [*command, "--base", "debian-12"],
+        env={**os.environ, "BUILDER_IMAGES": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        _wait(lambda: bool(_qemu_below(tmp_path)), seconds=120)
+        running.send_signal(signal.SIGINT)
+        _out, said = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert "Traceback" not in said
+    assert not _qemu_below(tmp_path)
+    assert _images(tmp_path) == []
+    assert list((tmp_path / ".work").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_during_a_bake_is_said(config: RelayConfig, small_disk: Path) -> None:
+    request = BakeRequest(config=config, base="debian-12", images_dir=small_disk, profile="none")
+
+    def fill() -> None:
+        _wait(lambda: bool(_qemu_below(small_disk)), seconds=120)
+        free = os.statvfs(small_disk)
+        with (small_disk / "filler").open("wb") as stream:
+            for _block in range(free.f_bavail * free.f_frsize // (1 << 20) - 16):
+                stream.write(bytes(1 << 20))
+
+    filler = threading.Thread(target=fill)
+    filler.start()
+    with pytest.raises(BuilderError, match="is full"):
+        bake(request)
+    filler.join()
+    assert not _qemu_below(small_disk)
+    assert _images(small_disk) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own that has just the room that a bake asks for."""
+    needed = 2 * base_build.ensure("debian-12").size_bytes + (2 << 30)
+    folder = tmp_path / "small"
+    folder.mkdir()
+    process.run(["mount", "-t", "tmpfs", "-o", f"size={needed + (64 << 20)}", "tmpfs", folder])
+    yield folder
+    process.run(["umount", folder])
+
+
+def _bake_short(base: str, config: RelayConfig, images_dir: Path) -> ImageRecord:
+    base_build.ensure(base)
+    return bake(BakeRequest(config=config, base=base, images_dir=images_dir, profile="short"))[1]
+
+
+def _images(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+
+
+def _only(folder: Path) -> Path:
+    found = list(folder.iterdir())
+    assert len(found) == 1
+    return found[0]
+
+
+def _qemu_below(folder: Path) -> list[int]:
+    """List the QEMU processes that use a file below a folder."""
+    return [
+        each.pid
+        for each in psutil.process_iter(["name", "cmdline"])
+        if each.info["name"].startswith("qemu-system")
+        and any(str(folder) in word for word in each.info["cmdline"] or ())
+    ]
+
+
+def _wait(condition: Callable[[], bool], *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {seconds:.0f} s"
+        time.sleep(0.2)
