@@ -190,3 +190,17 @@ def test_doctor_ends_with_1_when_something_is_missing(
     assert (code, packer["status"]) == (1, "missing")
     assert "needed to bake" in err
     assert "apt-get install --no-install-recommends packer" in err
+
+
+def test_an_option_of_the_other_target_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _out, err = run(capsys, "bake", "--preset", "ses", "--source-ami", "ami-0a1b2c3d")
+
+    assert code == 2
+    assert "`--source-ami` goes with `--target ami` only." in err
+
+
+def test_a_variable_without_a_value_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _out, err = run(capsys, "bake", "--preset", "ses", "--target", "ami", "--var", "instance_type")
+
+    assert code == 2
+    assert "NAME=VALUE" in err
