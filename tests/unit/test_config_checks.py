@@ -73,7 +73,7 @@ def problems(**keys: Any) -> str:
         ({"message_bytes": 11_000_000, "fallback": {"preset": "postmark"}}, "but Postmark takes 10000000"),
         ({"recipients_per_message": 0}, "expected 1 or more"),
         ({"delivery": {"recipients_per_delivery": 51}}, "is 51, but Amazon SES takes 50 at most"),
-        ({"delivery": {"initial_concurrency": 30}}, "is 30, more than the concurrency of 20"),
+        ({"delivery": {"initial_concurrency": 130}}, "is 130, more than the concurrency of 100"),
         ({"delivery": {"concurrency": 0}}, "expected 1 or more"),
         (
             {"preset": "microsoft365", "delivery": {"concurrency": 4}},
