@@ -101,7 +101,8 @@ class QemuGuest:
         self._time_to_ready = None
         self._last_health = "no answer yet"
         self._powered_on = time.monotonic()
-        self._running = process.Running(qemu.command_line(self._qemu, self.machine), log=self._files.qemu_log)
+        argv = [*qemu.dies_with_us(), *qemu.command_line(self._qemu, self.machine)]
+        self._running = process.Running(argv, log=self._files.qemu_log)
         deadline = time.monotonic() + _START_SECONDS
         while True:
             self._check_alive()

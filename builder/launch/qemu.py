@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from builder import process
-from builder.errors import BuilderError, CommandError
+from builder.errors import BuilderError, CommandError, ToolError
 from builder.launch.accelerator import Accelerator
 
 INSTALL = "sudo apt install qemu-system-x86 qemu-utils"
@@ -47,6 +47,18 @@ def find_qemu() -> Path:
 def find_qemu_img() -> Path:
     """Return the path of qemu-img; ToolError with the apt line when it is missing."""
     return process.find_tool("qemu-img", to="read and write disk images", install=INSTALL)
+
+
+def dies_with_us() -> list[str]:
+    """Return the words before a command that is to end when this process does, even by SIGKILL.
+
+    Nothing where util-linux's setpriv is missing: then only an orderly end takes the guest along.
+    """
+    try:
+        setpriv = process.find_tool("setpriv", to="end a guest", install="sudo apt install util-linux")
+    except ToolError:
+        return []
+    return [str(setpriv), "--pdeathsig", "KILL"]
 
 
 def command_line(qemu: Path, machine: Machine) -> list[str]:
