@@ -97,6 +97,12 @@ class LocalRelay(Relay):
         """Return the mail log so far."""
         return self.run(["cat", _LOG], check=False)
 
+    def check(self, rendered: Mapping[str, str]) -> str:
+        """Put other rendered files in place, let `postfix check` read them, and return `configuration`."""
+        self._rendered = rendered
+        self._configure()
+        return self.configuration()
+
     def configuration(self) -> str:
         """Return `postconf -n`, with Postfix's own warnings about it."""
         return self.run(["sh", "-c", "postconf -n 2>&1"])

@@ -1,0 +1,24 @@
+"""What the tests on a real Postfix share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from builder import process
+from builder.releases import RELEASES, Release
+
+
+@pytest.fixture(scope="session")
+def release() -> Release:
+    """The newest release whose Postfix is not newer than the one installed here."""
+    if os.geteuid() != 0 and not os.environ.get("CI"):
+        pytest.skip("needs root: a private Postfix runs in a namespace of its own")
+    if not shutil.which("postconf", path=process.environment()["PATH"]) and not os.environ.get("CI"):
+        pytest.skip("needs Postfix: `apt-get install postfix libsasl2-modules sasl2-bin`")
+    version = process.run(["postconf", "-dh", "mail_version"]).stdout.strip()
+    series = tuple(int(part) for part in version.split(".")[:2])
+    known = [release for release in RELEASES.values() if release.postfix_version <= series]
+    return max(known, key=lambda release: release.postfix_version)
