@@ -21,7 +21,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from builder import (
     __version__,
@@ -45,8 +45,10 @@ from builder.record import ImageRecord
 from builder.releases import Release, get_release
 from builder.render import render
 from builder.render.bake import render_bake_seed
-from builder.verify import Profile, VerifyReport, verify
 from builder.workspace import Workspace
+
+if TYPE_CHECKING:
+    from builder.verify import Profile, VerifyReport
 
 # The disk image, its bill of materials and its configuration in an image's folder.
 IMAGE = "relay.qcow2"
@@ -195,6 +197,8 @@ def _prove(
     request: BakeRequest, planned: Plan, work: Workspace, record: ImageRecord, accelerator: Accelerator
 ) -> ImageRecord:
     """Let a fresh boot decide whether the image is good (steps 7 and 8)."""
+    from builder.verify import verify  # half a second: the stand-ins; a repeated bake does without
+
     if request.profile == "none":
         records.save(record, work.path)
         return record
@@ -221,6 +225,8 @@ def verify_again(
 
     Errors: BuilderError when there is no such image, or nothing to boot it with.
     """
+    from builder.verify import verify  # half a second: the stand-ins
+
     record = records.load(folder)
     if record.artifact.file is None:
         raise BuilderError(f"Image `{record.name}` is an AMI; only an image file can be verified here")
