@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,11 +136,18 @@ def cloud(moto: str) -> Iterator[Cloud]:
 
 
 @pytest.fixture(scope="session")
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+def instance() -> Iterator[Instance]:
     """An sshd in namespaces and a root file system of its own: nothing in it can reach this machine."""
     if os.geteuid() != 0:
         pytest.skip("a chroot needs root")
-    root = tmp_path_factory.mktemp("instance") / "root"
+    # Not below pytest's folder, which it keeps for three runs: this is 170 MB.
+    with tempfile.TemporaryDirectory(prefix="builder-instance-") as folder, _running(Path(folder)) as started:
+        yield started
+
+
+@contextmanager
+def _running(folder: Path) -> Iterator[Instance]:
+    root = folder / "root"
     root.mkdir()
     process.run(["tar", "-C", root, "-xf", _root_archive()], timeout_seconds=120)
     _prepare(root)
@@ -149,7 +157,7 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
         f"-o ListenAddress=127.0.0.1 -o Port={port} -o UsePAM=no -o StrictModes=no"
     )
     command = ["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child", "sh", "-c", script]
-    log = root.parent / "sshd.log"
+    log = folder / "sshd.log"
     with process.Running(command, log=log) as server:
         _wait_for(port, server, log)
         yield Instance(root, port)
