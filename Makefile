@@ -28,10 +28,10 @@ $(VENV)/.ready: requirements/dev.txt requirements/make-venv.sh pyproject.toml
 demo: setup ## the main job on this machine: bake, boot, fetch a secret, relay a mail, show it
 	@$(BIN)/builder demo
 
-check: setup ## lint, types and the fast tests: under a minute
+check: setup .tools/bin/promtool ## lint, types and the fast tests: under a minute
 	@$(BIN)/pytest -q -n 2 --dist worksteal
 
-test: setup ## all tests, a VM bake and boot among them
+test: setup .tools/bin/promtool ## all tests, a VM bake and boot among them
 	@$(BIN)/pytest -n 2 --dist worksteal
 	@$(BIN)/pytest -m '($(SLOW)) and not releases'
 
@@ -47,6 +47,9 @@ bench: setup ## every figure in the README, measured anew; one JSON file each in
 	    name=$$(basename "$$bench" .py); \
 	    $(BIN)/python "$$bench" --json | tee "bench/results/$$name.json"; \
 	done
+
+.tools/bin/promtool:
+	@tools/get-promtool.sh
 
 packer: ## a current Packer and its amazon plugin, built from Go modules into .tools/
 	@tools/build-packer.sh

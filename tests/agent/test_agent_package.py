@@ -16,6 +16,7 @@ AGENT = ROOT / "cloudinit" / "agent"
 SOURCES = sorted(AGENT.glob("relay_agent/**/*.py"))
 COMMANDS = sorted((AGENT / "bin").iterdir())
 UNIT = ROOT / "cloudinit" / "systemd" / "relay-agent.service"
+REASONS = ROOT / "docs" / "relayctl.md"
 # Of the distribution, beside the standard library: python3-boto3.
 ALLOWED = {"relay_agent", "botocore"}
 # Newer than 3.8, and in use nearly everywhere else in this repository.
@@ -167,3 +168,18 @@ def test_postfix_does_not_dump_the_credential_either() -> None:
         text = (UNIT.parent / f"{unit}.d" / "relay.conf").read_text()
         assert "LimitCORE=0" in text
         assert "MemorySwapMax=0" in text
+
+
+def test_every_reason_is_in_the_documentation_and_no_other() -> None:
+    documented = set(re.findall(r"`([a-z]+(?:-[a-z]+)*)`", REASONS.read_text().partition("## Reasons")[2]))
+    raised = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in documented:
+                raised.add(node.value)
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Trouble" and node.args:
+                first = node.args[0]
+                if isinstance(first, ast.Constant):
+                    assert first.value in documented, f"{path.name}:{node.lineno}"
+    words = {"postconf", "postqueue", "relayctl"}
+    assert documented - raised <= words
