@@ -8,8 +8,6 @@ from builder.conformance.scene import Scene
 from builder.standin.behaviour import Fault
 from builder.standin.journal import Message
 
-_REPORTS = "/run/relay-dsn"
-
 
 def _delivered(scene: Scene, mail: Mail) -> Message | None:
     scene.send([mail])
@@ -88,10 +86,10 @@ def _rewritten(scene: Scene) -> None:
 
 def _report_kept(scene: Scene) -> None:
     """Check: a report of non-delivery is kept in a file and not sent with a null sender."""
-    scene.relay.run(["sh", "-c", f"rm -f {_REPORTS}/*"])
+    scene.relay.run(["sh", "-c", f"rm -f {scene.relay.reports}/*"])
     scene.send(scene.mails(1))
     scene.relay.wait_until_settled()
-    kept = scene.relay.run(["sh", "-c", f"cat {_REPORTS}/*.eml"], check=False)
+    kept = scene.relay.run(["sh", "-c", f"cat {scene.relay.reports}/*.eml"], check=False)
     scene.check("Diagnostic-Code" in kept, "no report was kept")
     scene.check("550 5.1.1" in kept, "the report does not hold the provider's answer")
     nulls = [refusal for refusal in scene.provider.refusals if refusal.subject == ""]

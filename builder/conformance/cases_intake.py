@@ -129,7 +129,8 @@ def _killed(scene: Scene) -> None:
     scene.notes.append(f"killed after {sum(scene.delivered().values())} of 60")
     for upstream in scene.upstreams:
         upstream.provider.clear()
-    scene.relay.run(["sh", "-c", "sleep 0.3; postfix start >/dev/null 2>&1"])
+    scene.relay.run(["sleep", "0.3"])
+    scene.relay.start_postfix()
     scene.relay.flush()
     scene.check(scene.wait_for_delivered(60, timeout_seconds=40), "mail is missing after the restart")
 

@@ -36,6 +36,8 @@ class LocalRelay(Relay):
 
     abilities = frozenset({"xclient", "stop", "disk", "settings", "map", "submission"})
 
+    reports = "/run/relay-dsn"
+
     def __init__(
         self,
         rendered: Mapping[str, str],

@@ -40,6 +40,10 @@ class Relay(ABC):
     abilities: frozenset[str]
     smtp_address: tuple[str, int]
     submission_address: tuple[str, int]
+    patience: float = 1.0
+    """By how much it is slower than a process on this machine: every limit is multiplied with it."""
+    reports: str = "/var/spool/relay-dsn"
+    """Where reports of non-delivery are kept."""
 
     @abstractmethod
     def run(self, argv: Sequence[str], *, check: bool = True, timeout_seconds: float = 60) -> str:
@@ -52,6 +56,10 @@ class Relay(ABC):
     @abstractmethod
     def remove_file(self, path: str) -> None:
         """Remove a file on the relay; it need not be there."""
+
+    @abstractmethod
+    def start_postfix(self) -> None:
+        """Start Postfix after it was killed."""
 
     def set_credentials(self, logins: Mapping[str, str]) -> None:
         """Write the map as the agent does, keyed by bare host name, and reload: texthash is read once."""
@@ -98,20 +106,23 @@ class Relay(ABC):
             found = self.queue()
             return found if all(item.queue_name in ("deferred", "hold") for item in found) else None
 
-        result = wait_until(settled, timeout_seconds=timeout_seconds)
+        limit = timeout_seconds * self.patience
+        result = wait_until(settled, timeout_seconds=limit, pause_seconds=_POLL_SECONDS * self.patience)
         if result is None:
             names = ", ".join(sorted({item.queue_name for item in self.queue()}))
-            raise BuilderError(f"The queue did not settle within {timeout_seconds:.0f} s: {names}")
+            raise BuilderError(f"The queue did not settle within {limit:.0f} s: {names}")
         return result
 
 
-def wait_until(ask: Callable[[], T | None], *, timeout_seconds: float) -> T | None:
+def wait_until(
+    ask: Callable[[], T | None], *, timeout_seconds: float, pause_seconds: float = _POLL_SECONDS
+) -> T | None:
     """Ask until the answer is not None; None when time is up."""
     deadline = time.monotonic() + timeout_seconds
     while (answer := ask()) is None:
         if time.monotonic() > deadline:
             return None
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pause_seconds)
     return answer
 
 

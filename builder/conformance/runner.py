@@ -139,7 +139,7 @@ def _repair(scene: Scene, before: dict[str, str]) -> Outcome:
 def _drain(scene: Scene) -> None:
     """Wait for the deliveries, flushing again: a flush while the queue manager restarts is lost."""
     case = scene.case
-    deadline = time.monotonic() + case.repair_seconds
+    deadline = time.monotonic() + case.repair_seconds * scene.relay.patience
     wanted = len(scene.accepted()) - case.expect.bounced
     while time.monotonic() < deadline:
         if case.flush:

@@ -103,7 +103,7 @@ class Scene:
         def enough() -> bool | None:
             return True if sum(name in self.delivered() for name in wanted) >= count else None
 
-        return bool(wait_until(enough, timeout_seconds=timeout_seconds))
+        return bool(wait_until(enough, timeout_seconds=timeout_seconds * self.relay.patience))
 
     def accepted(self) -> set[str]:
         """Return every recipient that the relay took responsibility for."""
@@ -118,7 +118,7 @@ class Scene:
             found = self.relay.wait_until_settled(timeout_seconds=timeout_seconds)
             return found if self._missing(found) <= bounces_expected else None
 
-        queue = wait_until(accounted, timeout_seconds=_CATCH_UP_SECONDS) or queue
+        queue = wait_until(accounted, timeout_seconds=_CATCH_UP_SECONDS * self.relay.patience) or queue
         waiting = _recipients(queue)
         copies = self.delivered()
         accepted = self.accepted()

@@ -1,0 +1,129 @@
+"""The account's rate on a real Postfix: a provider that answers 454 above it, and none that waits below it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from relay_agent.pace import Bucket, Gate
+from relay_agent.rate import HEADROOM, Rate
+
+from builder.conformance.client import Mail, send_all
+from builder.conformance.local import LocalRelay
+from builder.conformance.setups import SES, SETUPS, Setup, running
+from builder.releases import Release
+from builder.standin.behaviour import Behaviour, Fault
+from builder.standin.provider import Provider
+
+pytestmark = pytest.mark.postfix
+
+_QUOTA = 20
+
+
+@dataclass(frozen=True)
+class Paced:
+    """A relay with the gate in force."""
+
+    relay: LocalRelay
+    provider: Provider
+    bucket: Bucket
+    gate: Gate
+
+    def offer(self, count: int) -> float:
+        """Hand messages to the relay as fast as it takes them; return the moment when that began."""
+        started = time.monotonic()
+        sent = send_all(self.relay.smtp_address, [Mail((f"to{n}@example.net",)) for n in range(count)])
+        assert [answer.reply[:3] for answer in sent] == ["250"] * count
+        return started
+
+    def wait_for(self, count: int, *, timeout_seconds: float) -> None:
+        """Wait until the provider has as many messages."""
+        self.provider.wait_for(
+            lambda: self.provider.counts.messages >= count, timeout_seconds=timeout_seconds
+        )
+
+
+@pytest.fixture
+def paced(release: Release, tmp_path: Path) -> Iterator[Paced]:
+    bucket = Bucket()
+    gate = Gate(bucket, port=0)
+    gate.start()
+    setup = Setup(SETUPS["plain"].config, parameters={"smtp_connection_cache_destinations": gate.table})
+    with contextlib.ExitStack() as stack:
+        bed = stack.enter_context(running(setup, release, tmp_path))
+        stack.callback(gate.stop)
+        upstream = bed.upstreams[0]
+        line = f"{SES} {upstream.user}:{upstream.password}\n"
+        bed.relay.write_file("/run/relay/sasl", line, mode=0o600)
+        yield Paced(bed.relay, upstream.provider, bucket, gate)
+
+
+def _set(bucket: Bucket, *, account: float, relays: int = 1) -> Rate:
+    rate = Rate("fleet", bucket, account=lambda: account, relays=lambda: relays)
+    rate.check()
+    return rate
+
+
+def _most_in_a_second(moments: Sequence[float]) -> int:
+    return max(sum(start <= moment < start + 1 for moment in moments) for start in moments)
+
+
+def test_far_over_the_quota_at_most_one_delivery_in_a_hundred_is_throttled(paced: Paced) -> None:
+    _set(paced.bucket, account=_QUOTA)
+    paced.provider.behave(Behaviour(Fault.RATE, limit=_QUOTA))
+    count = 10 * _QUOTA
+    started = paced.offer(count)
+    offered = count / (time.monotonic() - started)
+    paced.wait_for(int(0.99 * count), timeout_seconds=30)
+    took = time.monotonic() - started
+
+    assert offered > 2 * _QUOTA
+    throttled = sum(refusal.reply.startswith("454") for refusal in paced.provider.refusals)
+    assert throttled <= 0.01 * count
+    assert took == pytest.approx(count / (_QUOTA * HEADROOM), rel=0.15)
+
+
+def test_below_the_quota_nothing_waits(paced: Paced) -> None:
+    _set(paced.bucket, account=500)
+    started = paced.offer(50)
+    paced.wait_for(50, timeout_seconds=20)
+    with_quota = time.monotonic() - started
+
+    paced.bucket.set_rate(None)
+    started = paced.offer(50)
+    paced.wait_for(100, timeout_seconds=20)
+    without = time.monotonic() - started
+    assert with_quota < 2 * without + 0.5
+    assert "454" not in paced.relay.log()
+
+
+def test_a_relay_more_in_the_fleet_slows_this_one_without_a_reload(paced: Paced) -> None:
+    _set(paced.bucket, account=40)
+    paced.offer(120)
+    paced.wait_for(40, timeout_seconds=20)
+    _set(paced.bucket, account=40, relays=4)
+    before, at = paced.provider.counts.messages, time.monotonic()
+    time.sleep(3)
+    rate = (paced.provider.counts.messages - before) / (time.monotonic() - at)
+
+    assert rate == pytest.approx(10 * HEADROOM, rel=0.3)
+    assert "reload" not in paced.relay.log()
+
+
+def test_without_the_agent_mail_goes_on(paced: Paced) -> None:
+    paced.gate.stop()
+    paced.offer(5)
+    paced.wait_for(5, timeout_seconds=20)
+    assert "smtp_connection_cache_destinations" in paced.relay.log()
+
+
+def test_each_delivery_asks_once_and_sessions_are_kept(paced: Paced) -> None:
+    _set(paced.bucket, account=100)
+    paced.offer(60)
+    paced.wait_for(60, timeout_seconds=20)
+    assert paced.bucket.granted == 60
+    assert len(paced.provider.sessions) < 60

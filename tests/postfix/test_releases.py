@@ -1,0 +1,103 @@
+"""The conformance suite on the Postfix of other releases, each in a tree of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from builder import base_build, process
+from builder.conformance import CASES
+from builder.conformance.case import Case
+from builder.conformance.runner import run_case
+from builder.conformance.setups import SETUPS, Bed, running
+from builder.releases import get_release
+from tests.rendered import rendered
+
+pytestmark = [pytest.mark.releases, pytest.mark.timeout(1800)]
+
+# The ages of Ubuntu 20.04, 22.04/24.04 and 26.04: Postfix 3.5, 3.7 and 3.10.
+_RELEASES = ("debian-11", "debian-12", "debian-13")
+# In a mount namespace, so that nothing stays mounted whatever happens.
+_INSTALL = """\
+set -e
+R=$1
+mount -t proc proc "$R/proc"
+mount --rbind /dev "$R/dev"
+rm -f "$R/etc/resolv.conf"
+cp -L /etc/resolv.conf "$R/etc/resolv.conf"
+printf '#!/bin/sh\\nexit 101\\n' >"$R/usr/sbin/policy-rc.d"
+chmod 755 "$R/usr/sbin/policy-rc.d"
+echo 'postfix postfix/main_mailer_type select No configuration' | chroot "$R" debconf-set-selections
+export DEBIAN_FRONTEND=noninteractive
+chroot "$R" apt-get -q -y update
+chroot "$R" apt-get -q -y --no-install-recommends -o Dpkg::Options::=--force-unsafe-io \\
+    install postfix libsasl2-modules sasl2-bin
+touch "$R/etc/postfix/main.cf"
+"""
+
+
+@pytest.fixture(scope="module", params=_RELEASES)
+def tree(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
+    """Give a release's name and its root folder with Postfix installed."""
+    name: str = request.param
+    base_build.ensure(name)
+    root = tmp_path_factory.mktemp(name) / "root"
+    root.mkdir()
+    archive = base_build.rootfs_tar(name)
+    process.run(
+        ["tar", "--extract", "--zstd", f"--file={archive}", f"--directory={root}"], timeout_seconds=600
+    )
+    process.run(["unshare", "--mount", "sh", "-c", _INSTALL, "install", root], timeout_seconds=900)
+    yield name, root
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="module")
+def bed_for(
+    tree: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Bed]]:
+    """Give the running relay of a setup; one at a time, kept until another is asked for."""
+    name, root = tree
+    with contextlib.ExitStack() as stack:
+        held: dict[str, Bed] = {}
+
+        def start(setup: str) -> Bed:
+            if setup not in held:
+                stack.close()
+                held.clear()
+                folder = tmp_path_factory.mktemp(setup)
+                held[setup] = stack.enter_context(
+                    running(SETUPS[setup], get_release(name), folder, root=root)
+                )
+            return held[setup]
+
+        yield start
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_case(case: Case, bed_for: Callable[[str], Bed]) -> None:
+    bed = bed_for(case.setup)
+    result = run_case(bed.relay, bed.upstreams, case)
+    assert result.problems == (), f"{case.title}\n{result}\n{bed.relay.log()[-6000:]}"
+    assert result.passed, result.skipped
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+def test_no_parameter_is_unknown_to_the_release(setup: str, bed_for: Callable[[str], Bed]) -> None:
+    said = bed_for(setup).relay.configuration()
+    assert "warning" not in said, said
+
+
+def test_cloud_init_takes_the_boot_user_data(tree: tuple[str, Path]) -> None:
+    _name, root = tree
+    (root / "tmp/user-data").write_text(rendered()["boot/user-data"])
+    # Before 22.2 it is a subcommand of `devel`.
+    command = "cloud-init schema -c /tmp/user-data || cloud-init devel schema -c /tmp/user-data"
+    said = process.run(["chroot", root, "sh", "-c", command], timeout_seconds=120).stdout
+    assert "Valid" in said
