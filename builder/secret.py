@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from builder import aws
-from builder.config import RelayConfig
+from builder.config import ProviderChoice
 from builder.errors import BuilderError, ConfigError
 from builder.presets import SecretShape
 from builder.standin.sample import derive_ses_password
@@ -59,7 +59,9 @@ def parse(text: str, *, source: str) -> dict[str, str]:
     return raw
 
 
-def put(config: RelayConfig, secret: Mapping[str, str], *, region: str, endpoint: str | None = None) -> str:
+def put(
+    config: ProviderChoice, secret: Mapping[str, str], *, region: str, endpoint: str | None = None
+) -> str:
     """Store a secret under the configuration's name, as its new current version; return the version's id.
 
     The version before stays as AWSPREVIOUS. Errors: ConfigError for fields that no shape has; AwsError.
@@ -75,7 +77,7 @@ def put(config: RelayConfig, secret: Mapping[str, str], *, region: str, endpoint
             return client.put_secret_value(SecretId=name, SecretString=text)["VersionId"]
 
 
-def show(config: RelayConfig, *, region: str, endpoint: str | None = None) -> Described:
+def show(config: ProviderChoice, *, region: str, endpoint: str | None = None) -> Described:
     """Describe the current version of the configuration's secret. Errors: AwsError, ConfigError."""
     name = config.secret_name
     client = aws.client("secretsmanager", region=region, endpoint=endpoint)
@@ -95,7 +97,9 @@ def show(config: RelayConfig, *, region: str, endpoint: str | None = None) -> De
     )
 
 
-def check(config: RelayConfig, *, region: str, endpoint: str | None = None, ca_pem: str | None = None) -> str:
+def check(
+    config: ProviderChoice, *, region: str, endpoint: str | None = None, ca_pem: str | None = None
+) -> str:
     """Fetch the secret and log in to the provider with it, over verified TLS; return what happened.
 
     No mail is sent. `ca_pem` is trusted in place of the system's authorities. Errors: BuilderError with the
@@ -131,7 +135,7 @@ def check(config: RelayConfig, *, region: str, endpoint: str | None = None, ca_p
         ) from None
 
 
-def _connect(config: RelayConfig, context: ssl.SSLContext) -> smtplib.SMTP:
+def _connect(config: ProviderChoice, context: ssl.SSLContext) -> smtplib.SMTP:
     """Open a session with TLS, its certificate verified against the provider's name."""
     host, port = config.upstream_host, config.upstream_port
     if config.upstream_tls == "implicit":
@@ -145,11 +149,11 @@ def _connect(config: RelayConfig, context: ssl.SSLContext) -> smtplib.SMTP:
     return session
 
 
-def _shape(config: RelayConfig, secret: Mapping[str, str]) -> SecretShape:
+def _shape(config: ProviderChoice, secret: Mapping[str, str]) -> SecretShape:
     return find_shape(config.provider.secret_shapes, secret, source=f"secret `{config.secret_name}`")
 
 
-def _credential(config: RelayConfig, secret: Mapping[str, str]) -> tuple[str, str]:
+def _credential(config: ProviderChoice, secret: Mapping[str, str]) -> tuple[str, str]:
     """Return user name and password as the provider gets them."""
     shape = _shape(config, secret)
     if shape.mechanism != "password":

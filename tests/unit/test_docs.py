@@ -25,35 +25,41 @@ IMPORT_NAMES = {
 }
 
 
-@pytest.mark.parametrize("path", docs.documents(), ids=lambda path: path.name)
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", docs.documents(), ids=name_of)
 def test_every_block_is_as_the_code_has_it(path: Path) -> None:
     text = path.read_text()
 
     assert docs.rewrite(text) == text, "run `make docs`"
 
 
-@pytest.mark.parametrize("path", docs.documents(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", docs.documents(), ids=name_of)
 def test_every_block_that_begins_also_ends(path: Path) -> None:
     text = path.read_text()
 
     assert re.findall(r"<!-- begin (\S+) -->", text) == re.findall(r"<!-- end (\S+) -->", text)
 
 
-@pytest.mark.parametrize("path", docs.documents(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", docs.documents(), ids=name_of)
 def test_every_verb_that_a_document_calls_is_there(path: Path) -> None:
-    calls = re.findall(r"^(?:\$ |sudo )*builder ([a-z]+)|`builder ([a-z]+)", path.read_text(), re.MULTILINE)
+    # What is only planned may be named where it says so.
+    text = re.sub(r"^.*not here yet.*$", "", path.read_text(), flags=re.MULTILINE)
+    calls = re.findall(r"^(?:\$ |sudo )*builder ([a-z]+)|`builder ([a-z]+)", text, re.MULTILINE)
 
     assert {first or second for first, second in calls} - set(VERBS) == set()
 
 
-@pytest.mark.parametrize("path", docs.documents(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", docs.documents(), ids=name_of)
 def test_every_link_to_a_file_leads_somewhere(path: Path) -> None:
     links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", path.read_text())
 
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("path", docs.documents(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", docs.documents(), ids=name_of)
 def test_every_make_target_that_a_document_names_is_there(path: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = re.findall(r"`make ([a-z-]+)|^(?:\$ )?make ([a-z-]+)", path.read_text(), re.MULTILINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,10 +147,51 @@ def test_the_verbs_put_and_show(
     assert json.loads(out)["version"] == version.strip()
 
 
-def test_without_a_terminal_nobody_is_asked(
-    manager: SecretsManager, capsys: pytest.CaptureFixture[str]
+def test_without_a_terminal_the_secret_is_read_from_stdin(
+    manager: SecretsManager, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _out, err = run(capsys, "secret", "put", "--preset", "ses", "--endpoint", manager.endpoint)
+    put = ("secret", "put", "relay/ses", "--endpoint", manager.endpoint)
 
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(KEY)))
+    assert run(capsys, *put)[0] == 0
+
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    code, _out, err = run(capsys, *put)
     assert code == 1
-    assert "`--file FILE`" in err
+    assert "not a JSON object" in err
+
+
+def test_a_name_that_ends_in_a_preset_says_the_preset_too(
+    manager: SecretsManager,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key.json").write_text('{"api_key": "SG.x"}')
+
+    put = ("secret", "put", "relay/sendgrid", "--endpoint", manager.endpoint, "--file", "key.json")
+    assert run(capsys, *put)[0] == 0
+
+    _code, out, _err = run(
+        capsys, "secret", "show", "relay/sendgrid", "--endpoint", manager.endpoint, "--json"
+    )
+    assert json.loads(out)["fields"] == ["api_key"]
+
+
+def test_the_secret_of_the_second_provider_in_relay_yaml_has_that_ones_shape(
+    manager: SecretsManager,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "relay.yaml").write_text("preset: ses\nregion: us-east-1\nfallback: {preset: sendgrid}\n")
+    (tmp_path / "key.json").write_text('{"api_key": "SG.x"}')
+
+    put = ("secret", "put", "relay/sendgrid", "--endpoint", manager.endpoint, "--file", "key.json")
+    assert run(capsys, *put)[0] == 0
+
+    code, _out, err = run(capsys, "secret", "put", "--endpoint", manager.endpoint, "--file", "key.json")
+    assert code == 1
+    assert "access_key_id" in err
