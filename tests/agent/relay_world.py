@@ -115,7 +115,7 @@ class FakePostfix:
     def __init__(self, folder: Path, places: Places, fake_tool: FakeTools) -> None:
         self.folder = folder
         folder.mkdir()
-        self._table = places.kernel_sockets[0]
+        self._table, self._sockets = places.kernel_sockets[0], places.unix_sockets
         port = f"{places.smtp_port:04X}"
         header = "  sl  local_address rem_address   st\n"
         (folder / "closed").write_text(header + "   0: 0100007F:1F59 00000000:0000 0A\n")
@@ -133,12 +133,14 @@ class FakePostfix:
     def start(self) -> None:
         """Let Postfix run; with a listener in master.cf it listens."""
         (self.folder / "running").touch()
+        self._sockets.write_text("ffff: 00000002 00000000 00010000 0001 01 12345 public/showq\n")
         kind = "open" if self.has_listener else "closed"
         self._table.write_text((self.folder / kind).read_text())
 
     def stop(self) -> None:
         """Let Postfix be down."""
         (self.folder / "running").unlink()
+        self._sockets.write_text("")
         self._table.write_text((self.folder / "closed").read_text())
 
     def set_queue(self, lines: str) -> None:

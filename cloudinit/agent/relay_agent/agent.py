@@ -24,6 +24,8 @@ from relay_agent.trouble import Trouble
 _TICK_SECONDS = 2.0
 # `boot.json` comes within seconds of the agent's start; look often, it is on the way to ready.
 _BOOT_TICK_SECONDS = 0.2
+# What a boot brings by itself, and what costs nothing to look for.
+_SOON = {"boot-config-missing", "postfix-down"}
 _BOOT_JSON_SECONDS = 120.0
 _WRITE_SECONDS = 5.0
 
@@ -110,8 +112,7 @@ class Agent:
             self._backoff.reset()
         except Trouble as trouble:
             self._trouble = trouble
-            waits_for_boot = trouble.code == "boot-config-missing"
-            wait = _BOOT_TICK_SECONDS if waits_for_boot else self._backoff.next_seconds()
+            wait = _BOOT_TICK_SECONDS if trouble.code in _SOON else self._backoff.next_seconds()
         except OSError as error:
             # A full disk or a read-only file system: say so and go on, nothing else would notice.
             self._trouble = Trouble("file-error", f"A file of the agent cannot be written: {error}")

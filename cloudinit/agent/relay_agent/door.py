@@ -22,6 +22,7 @@ class Door:
         self._places, self._postfix, self._log = places, postfix, log
         self.is_open = False
         self.is_draining = False
+        self._is_written = False
         try:
             # An agent that was started again finds what the one before it wrote.
             self._in_map = read_sasl(places.sasl_map)
@@ -48,14 +49,17 @@ class Door:
             return
         self.is_open = False
         instance.mark_ready(self._places)
-        changed = not self._postfix.has_listener()
-        if changed:
-            self._postfix.open_port()
+        if not self._is_written:
+            if not self._postfix.has_listener():
+                self._postfix.open_port()
+            self._is_written = True
         if not self._postfix.is_running():
             raise Trouble(
                 "postfix-down", "Postfix is not running (yet)", hint="`systemctl status 'postfix*'`"
             )
-        if changed or not self._postfix.is_listening():
+        if not self._postfix.is_listening():
+            # It started before the line above, or somebody took the listener out of master.cf again.
+            self._is_written = self._postfix.has_listener()
             self._postfix.reload()
         if not self._postfix.wait_for_banner():
             raise Trouble(
@@ -70,7 +74,7 @@ class Door:
         """Close port 25 and try the queue once; what is in it goes on being delivered."""
         if not self.is_draining:
             self._postfix.close_port()
-            self.is_open, self.is_draining = False, True
+            self.is_open, self.is_draining, self._is_written = False, True, False
             self._log.info("port 25 is closed: draining")
             if self._postfix.is_running():
                 self._postfix.flush()

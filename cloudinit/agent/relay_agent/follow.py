@@ -74,6 +74,7 @@ class Follower:
         # The first time: this boot's log, there is not much of it yet.
         self._without_cursor = ["--boot", "--lines=1000"]
         self._saved_at = 0.0
+        self._said = ""
         self.lines = 0
         self.restarts = 0
 
@@ -97,7 +98,9 @@ class Follower:
             try:
                 self._read(self._start())
             except Trouble as trouble:
-                self._log.warning("the mail log cannot be read", **trouble.as_json())
+                if trouble.message != self._said:
+                    self._log.warning("the mail log cannot be read", **trouble.as_json())
+                    self._said = trouble.message
             if self._stopping.is_set():
                 return
             if self.lines > before:

@@ -85,6 +85,11 @@ class Places:
         return self.root / "var/spool/postfix"
 
     @property
+    def unix_sockets(self) -> Path:
+        """The kernel's list of Unix sockets: shows Postfix's master without asking it."""
+        return self.root / "proc/self/net/unix"
+
+    @property
     def kernel_sockets(self) -> tuple[Path, ...]:
         """The kernel's list of TCP sockets: shows a listener without connecting to it."""
         return (self.root / "proc/self/net/tcp", self.root / "proc/self/net/tcp6")

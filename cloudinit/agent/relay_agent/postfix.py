@@ -17,6 +17,7 @@ from relay_agent.trouble import Trouble
 # private n, unprivileged default, chroot n (so that /etc/hosts and resolved are the host's), no wake-up.
 _LISTENER = "smtp/inet=smtp inet n - n - - smtpd"
 _LISTENING = "0A"  # include/net/tcp_states.h: TCP_LISTEN
+_MASTERS_SOCKET = "public/showq"
 _LOCAL_NETWORKS = ("127.0.0.0/8", "[::1]/128")
 
 
@@ -32,8 +33,22 @@ class Postfix:
         return [program, *self._config, *arguments]
 
     def is_running(self) -> bool:
-        """Ask Postfix itself: on Ubuntu up to 24.04 the unit `postfix.service` is active without it."""
+        """Ask Postfix itself: on Ubuntu up to 24.04 the unit `postfix.service` is active without it.
+
+        `postfix status` tries to take the master's lock, which a master that starts just now would miss:
+        it is asked only when the master's sockets are there already.
+        """
+        if not self._has_sockets():
+            return False
         return programs.run(self.command("postfix", "status")).returncode == 0
+
+    def _has_sockets(self) -> bool:
+        try:
+            lines = self._places.unix_sockets.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return True
+        # The master binds it relative to the queue's folder.
+        return any(line.endswith(" " + _MASTERS_SOCKET) for line in lines)
 
     def is_listening(self) -> bool:
         """Look in the kernel's list of sockets; connecting would leave two lines in the mail log."""

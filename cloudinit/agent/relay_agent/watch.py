@@ -37,6 +37,9 @@ class QueueWatcher:
 
     def _run(self) -> None:
         is_first = True
+        while not self._postfix.is_running() and not self._stopping.wait(1):
+            # Until then there is nothing to read, and a boot has better things to do.
+            continue
         while not self._stopping.is_set():
             wait = self.look(is_first=is_first)
             if is_first:
