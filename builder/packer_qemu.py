@@ -8,6 +8,7 @@ from typing import Any
 
 from builder import process
 from builder.errors import BuilderError, CommandError
+from builder.packer_door import free_ports
 from builder.workspace import Workspace, disk_full, require_space
 
 _MINUTES = 30 * 60
@@ -63,6 +64,7 @@ def values(
     ssh_timeout: str = "15m",
 ) -> dict[str, Any]:
     """Return the template's variables for a bake in this workspace; every path is absolute."""
+    ssh_port, forwarded_port = free_ports(2)
     return {
         "name": work.name,
         "cpus": cpus,
@@ -72,6 +74,8 @@ def values(
         "output_directory": str(work.out),
         "seed_files": [str(path) for path in sorted(work.seed.iterdir())],
         "serial_log": str(work.serial_log),
+        "ssh_port": ssh_port,
+        "forwarded_port": forwarded_port,
         "ssh_private_key_file": str(work.key),
         "ssh_timeout": ssh_timeout,
         "payload": str(work.payload),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,9 @@ import psutil
 from builder import console, process, workspace
 from builder.errors import BuilderError
 from builder.packer import Packer, Target
+from builder.packer_door import Door
 from builder.packer_output import Progress
+from builder.packer_template import VALUES_FILE
 from builder.workspace import Workspace
 
 _POLL_SECONDS = 0.5
@@ -72,12 +74,22 @@ def build(
             command, log=work.packer_log, cwd=work.packer, env=_environment(packer, work, tmp, env)
         )
         stack.callback(_stop, running, _GRACE_SECONDS[target])
+        stack.enter_context(_door(work))
         code = _follow(running, work, progress)
     progress.update()
     progress.finish()
     if code != 0:
         raise _failed(work, progress, process.describe_exit(code))
     return _read_manifest(work, progress)
+
+
+def _door(work: Workspace) -> AbstractContextManager[object]:
+    """Open the port that the staged template has Packer connect to; a template without one needs none."""
+    path = work.packer / VALUES_FILE
+    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if "forwarded_port" not in values:
+        return nullcontext()
+    return Door(values["ssh_port"], values["forwarded_port"])
 
 
 def _environment(

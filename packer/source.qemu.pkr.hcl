@@ -33,6 +33,16 @@ variable "disk_cache" {
   description = "No flush reaches the host's disk during the bake; a bake that dies is thrown away anyhow."
 }
 
+variable "ssh_port" {
+  type        = number
+  description = "Port of loopback that Packer connects to: builder's own, which answers as soon as the machine does."
+}
+
+variable "forwarded_port" {
+  type        = number
+  description = "Port of loopback that QEMU forwards to the machine's SSH."
+}
+
 variable "serial_log" {
   type        = string
   description = "The serial console; outside output_directory, which Packer deletes after a failure."
@@ -67,13 +77,16 @@ source "qemu" "relay" {
     ["-machine", "type=pc,accel=${var.accelerator},graphics=off"],
     ["-cpu", var.cpu],
     ["-serial", "file:${var.serial_log}"],
-    ["-netdev", "user,id=user.0,hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22"],
+    ["-netdev", "user,id=user.0,hostfwd=tcp:127.0.0.1:${var.forwarded_port}-:22"],
   ]
 
   cd_files = var.seed_files
   cd_label = "cidata"
 
   communicator           = "ssh"
+  skip_nat_mapping       = true
+  ssh_host               = "127.0.0.1"
+  ssh_port               = var.ssh_port
   ssh_username           = var.ssh_username
   ssh_private_key_file   = var.ssh_private_key_file
   ssh_timeout            = var.ssh_timeout
