@@ -1,1 +1,1 @@
-"""`relayctl`, the operator's command in the relay; it also works when the agent does not."""
+"""`relayctl`, the operator's command in the relay; it works without the agent too."""

@@ -1,4 +1,4 @@
-"""Read the command line of `relayctl` and call the command."""
+"""Read the command line of `relayctl` and run the command."""
 
 from __future__ import annotations
 
