@@ -22,6 +22,7 @@ VERBS: Mapping[str, str] = {
     "launch": "Start a relay from an image and print where it listens.",
     "instances": "List, stop, start and delete the relays launched here.",
     "secret": "Store, describe and try the credential; it is never printed.",
+    "conformance": "Try every fault that a relay meets on a private Postfix here.",
     "doctor": "Examine this machine, and say what mends what is missing.",
     "completion": "Print the script that completes commands in a shell.",
 }

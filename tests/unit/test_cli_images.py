@@ -204,3 +204,17 @@ def test_a_variable_without_a_value_is_wrong_usage(capsys: pytest.CaptureFixture
 
     assert code == 2
     assert "NAME=VALUE" in err
+
+
+def test_the_cases_of_the_conformance_suite_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _err = run(capsys, "conformance", "--list")
+
+    assert code == 0
+    assert "password-rotated" in out
+
+
+def test_an_unknown_case_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _out, err = run(capsys, "conformance", "no-such-case")
+
+    assert code == 1
+    assert "`no-such-case`" in err
