@@ -70,7 +70,7 @@ def _interrupted(error: BaseException) -> int:
     """Say it in one line; by now every `with` block has cleaned up."""
     cause = error if isinstance(error, _Stopped) else error.__context__
     number = cause.number if isinstance(cause, _Stopped) else signal.SIGINT
-    click.echo("stopped; nothing is left running", err=True)
+    click.echo("stopped", err=True)
     return 128 + number
 
 

@@ -16,6 +16,7 @@ from builder.cli.options import (
     json_option,
 )
 from builder.cli.verbs import Verb
+from builder.errors import BuilderError
 
 
 @click.command(
@@ -89,6 +90,11 @@ def command(
         cpus=cpus,
     )
     report(instance, as_json)
-    if wait_seconds:
+    if not wait_seconds:
+        return
+    try:
         with console.step(f"Wait until {instance.id} is ready"):
             wait_instance_ready(instance, timeout_seconds=wait_seconds)
+    except (BuilderError, KeyboardInterrupt):
+        console.say(f"{instance.id} goes on running; delete it with `builder instances delete {instance.id}`")
+        raise
