@@ -142,11 +142,11 @@ CASES = (
         "client-rate",
         "A limit per client holds for networks too",
         act=_message_rate,
-        setup="rules",
+        setup="limits",
         needs=_XCLIENT,
         expect=_ANY,
     ),
-    Case("client-exempt", "An exempt client has no limit", act=_exempt, setup="rules", needs=_XCLIENT),
+    Case("client-exempt", "An exempt client has no limit", act=_exempt, setup="limits", needs=_XCLIENT),
     Case(
         "submission",
         "Port 587: no login before TLS, no mail without a login, from any network",
