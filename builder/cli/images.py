@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from builder import console
-from builder.cli.options import complete_image, images_folder, json_option
+from builder.cli.options import complete_image, find_image_folder, images_folder, json_option
 from builder.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -25,11 +25,12 @@ def command(name: str | None, as_json: bool) -> None:
 
     folder = images_folder()
     if name is not None:
-        record = records.load(folder / name)
+        own = find_image_folder(name)
+        record = records.load(own)
         if as_json:
             console.out_json(record.model_dump(mode="json"))
         else:
-            _show(record, folder / name)
+            _show(record, own)
         return
     found = list(records.images(folder))
     if as_json:

@@ -140,14 +140,20 @@ def find_image(name_or_path: str) -> Path:
     from builder import record as records
     from builder.errors import BuilderError
 
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    folder = path if (path / records.RECORD).is_file() else images_folder() / name_or_path
+    if Path(name_or_path).is_file():
+        return Path(name_or_path)
+    folder = find_image_folder(name_or_path)
     record = records.load(folder)
     if record.artifact.file is None:
         raise BuilderError(f"Image `{record.name}` is an AMI; there is no file of it here")
     return folder / record.artifact.file
+
+
+def find_image_folder(name_or_path: str) -> Path:
+    """Return the folder of an image: by the image's name, the folder's path, or that of its disk file."""
+    path = Path(name_or_path)
+    folder = path.parent if path.is_file() else path
+    return folder if (folder / "record.json").is_file() else images_folder() / name_or_path
 
 
 def complete_image(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:

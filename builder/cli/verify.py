@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from builder import console
-from builder.cli.options import accelerator_option, complete_image, images_folder, json_option
+from builder.cli.options import accelerator_option, complete_image, find_image_folder, json_option
 from builder.cli.verbs import Verb
 from builder.errors import BuilderError
 
@@ -28,7 +28,7 @@ def command(image: str, short: bool, logs: Path | None, accelerator: str | None,
     from builder.bake import verify_again
     from builder.verify import COLUMNS
 
-    folder = Path(image) if (Path(image) / "record.json").is_file() else images_folder() / image
+    folder = find_image_folder(image)
     report = verify_again(folder, profile="short" if short else "full", logs=logs, accelerator=accelerator)
     if as_json:
         console.out_json(report.to_json())

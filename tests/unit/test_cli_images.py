@@ -67,6 +67,13 @@ def test_json_of_an_image_is_its_record(baked: Path, capsys: pytest.CaptureFixtu
     assert ImageRecord.model_validate_json(out) == records.load(baked)
 
 
+def test_an_image_is_found_by_name_folder_and_file(baked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = [run(capsys, "images", str(way)) for way in ("ses-debian-12", baked, baked / "relay.qcow2")]
+
+    assert {code for code, _out, _err in shown} == {0}
+    assert len({out for _code, out, _err in shown}) == 1
+
+
 def test_no_image_is_no_error_and_says_how_to_make_one(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "images")
 
