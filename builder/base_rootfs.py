@@ -38,8 +38,8 @@ _LEFTOVERS = (
     "etc/ssh/ssh_host_*", "etc/apt/apt.conf.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/99mmdebstrap",
     "var/lib/dbus/machine-id", "var/lib/systemd/random-seed", "var/cache/apt/*.bin",
     "var/lib/apt/lists/*", "var/cache/debconf/*-old", "var/lib/dpkg/*-old", "var/log/*.log",
-    "var/log/apt/*", "var/cache/ldconfig/aux-cache", "root/.bash_history", "root/.ssh", "tmp/*",
-    "run/*", "etc/*-", "vmlinuz.old", "initrd.img.old",
+    "var/log/apt/*", "var/cache/apt/archives/partial", "var/cache/ldconfig/aux-cache",
+    "root/.bash_history", "root/.ssh", "tmp/*", "run/*", "etc/*-", "vmlinuz.old", "initrd.img.old",
 )  # fmt: skip
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -93,6 +96,30 @@ def test_a_cached_base_needs_neither_root_nor_tools(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     cached = make_base()
     assert base_build.ensure("debian-12") == cached
+
+
+def test_a_second_build_waits_for_the_first_and_takes_its_result(
+    machine: FakeTools, steps: Callable[[Callable[..., None]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    built: list[int] = []
+
+    def slowly(_release: object, _suites: object, root: Path, **_rest: object) -> None:
+        built.append(1)
+        root.mkdir()
+        started.set()
+        assert go_on.wait(10)
+
+    steps(slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(base_build.ensure, "debian-12")
+        assert started.wait(10)
+        second = pool.submit(base_build.ensure, "debian-12")
+        while "Another process is building debian-12" not in capsys.readouterr().err:
+            time.sleep(0.01)
+        go_on.set()
+        assert first.result(10) == second.result(10)
+    assert built == [1]
 
 
 @pytest.mark.parametrize(
