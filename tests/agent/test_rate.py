@@ -46,7 +46,8 @@ def files(tmp_path: Path) -> Places:
 
 def send(bucket: Bucket, clock: Clock, *, seconds: float, offered: float = 1e9) -> list[float]:
     """Send as fast as bucket and `offered` (messages per second) let; return when each message went."""
-    end, sent, arrives = clock.now + seconds, [], clock.now
+    sent: list[float] = []
+    end, arrives = clock.now + seconds, clock.now
     while True:
         clock.now = max(clock.now + bucket.wait_seconds(), arrives)
         if clock.now >= end:

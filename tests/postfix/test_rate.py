@@ -1,15 +1,17 @@
-"""The account's rate on a real Postfix: a provider that answers 454 above it, and none that waits below it."""
+"""The account's rate on a real Postfix: a provider that answers 454 above it, and no waiting below it."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from relay_agent.pace import Bucket, Gate
+from relay_agent import maillog
+from relay_agent.pace import Bucket, Gate, LogReader
 from relay_agent.rate import HEADROOM, Rate
 
 from builder.conformance.client import Mail, send_all
@@ -68,37 +70,59 @@ def _set(bucket: Bucket, *, account: float, relays: int = 1) -> Rate:
     return rate
 
 
-def _most_in_a_second(moments: Sequence[float]) -> int:
-    return max(sum(start <= moment < start + 1 for moment in moments) for start in moments)
+@contextlib.contextmanager
+def _following(paced: Paced) -> Iterator[None]:
+    """Hand the mail log to the bucket while the block runs, as the agent does."""
+    reader, done, ended = LogReader(paced.bucket), 0, threading.Event()
+
+    def follow() -> None:
+        nonlocal done
+        while not ended.wait(0.3):
+            lines = paced.relay.log().splitlines()
+            for line in lines[done:]:
+                _stamp, _, rest = line.partition(" postfix/")
+                program, _, message = rest.partition(": ")
+                event = maillog.parse("postfix/" + program.partition("[")[0], message)
+                if event is not None:
+                    reader.observe(event, time.time())
+            done = len(lines)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
 
 
 def test_far_over_the_quota_at_most_one_delivery_in_a_hundred_is_throttled(paced: Paced) -> None:
     _set(paced.bucket, account=_QUOTA)
     paced.provider.behave(Behaviour(Fault.RATE, limit=_QUOTA))
-    count = 10 * _QUOTA
-    started = paced.offer(count)
-    offered = count / (time.monotonic() - started)
-    paced.wait_for(int(0.99 * count), timeout_seconds=30)
-    took = time.monotonic() - started
+    count = 20 * _QUOTA
+    with _following(paced):
+        started = paced.offer(count)
+        offered = count / (time.monotonic() - started)
+        paced.provider.wait_for(lambda: paced.provider.counts.offered >= count, timeout_seconds=60)
+        took = time.monotonic() - started
 
     assert offered > 2 * _QUOTA
     throttled = sum(refusal.reply.startswith("454") for refusal in paced.provider.refusals)
     assert throttled <= 0.01 * count
-    assert took == pytest.approx(count / (_QUOTA * HEADROOM), rel=0.15)
+    # At the share, or a little below it when this machine was so busy that 454 was heard.
+    assert 0.7 < count / took / (_QUOTA * HEADROOM) < 1.05
 
 
 def test_below_the_quota_nothing_waits(paced: Paced) -> None:
-    _set(paced.bucket, account=500)
-    started = paced.offer(50)
-    paced.wait_for(50, timeout_seconds=20)
-    with_quota = time.monotonic() - started
+    def seconds_for(count: int) -> float:
+        before = paced.provider.counts.messages
+        started = paced.offer(count)
+        paced.wait_for(before + count, timeout_seconds=20)
+        return time.monotonic() - started
 
-    paced.bucket.set_rate(None)
-    started = paced.offer(50)
-    paced.wait_for(100, timeout_seconds=20)
-    without = time.monotonic() - started
-    assert with_quota < 2 * without + 0.5
-    assert "454" not in paced.relay.log()
+    seconds_for(20)  # opens the sessions
+    without = seconds_for(50)
+    _set(paced.bucket, account=500)
+    assert seconds_for(50) < 2 * without + 1
+    assert paced.provider.refusals == ()
 
 
 def test_a_relay_more_in_the_fleet_slows_this_one_without_a_reload(paced: Paced) -> None:
