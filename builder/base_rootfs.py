@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from builder import base_packages, console, process
+from builder import base_packages, base_store, console, process
 from builder.base_packages import Suite
 from builder.errors import BuilderError, CommandError
 from builder.releases import Release
@@ -63,7 +63,7 @@ def install(
             f"The mirror lists `{missing[1]}` but does not have it; installing `{kernel}`, which "
             "a package upgrade in the guest will not replace"
         )
-        shutil.rmtree(root)
+        base_store.remove_tree(root)
         packages = tuple(kernel if each == missing[1] else each for each in packages)
         try:
             _mmdebstrap(release, suites, root, packages, debs=debs, log=log, epoch=epoch)

@@ -16,7 +16,7 @@ from builder.releases import RELEASES
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(2400)]
 BOOT_SECONDS = 600
 DISK_GIB = 6
-DEBIANS = [release.name for release in RELEASES.values() if release.family == "debian"]
+BUILT = [release.name for release in RELEASES.values() if release.family == "debian"]
 
 
 def _release(name: str) -> object:
@@ -24,7 +24,7 @@ def _release(name: str) -> object:
     return name if name == "debian-12" else pytest.param(name, marks=pytest.mark.releases)
 
 
-@pytest.fixture(scope="module", params=[_release(name) for name in DEBIANS])
+@pytest.fixture(scope="module", params=[_release(name) for name in BUILT])
 def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QemuGuest]:
     """A guest of each release on a disk that is larger than its base."""
     base = base_build.ensure(request.param)
