@@ -8,7 +8,7 @@ from typing import Any
 
 from builder import assets
 from builder.config.model import RelayConfig
-from builder.config.routing import ProviderChoice
+from builder.config.routing import ProviderChoice, Quota
 from builder.presets import SecretShape
 from builder.releases import Release
 from builder.render.firewall import HEALTH_PORT
@@ -44,8 +44,22 @@ def agent_settings(config: RelayConfig, release: Release) -> dict[str, Any]:
     if submission:
         settings["submission"] = submission
     if config.quota:
-        settings["quota"] = {**config.quota.model_dump(), "source": config.quota.rate_source}
+        settings["quota"] = _quota(config, config.quota)
     return settings
+
+
+def _quota(config: RelayConfig, quota: Quota) -> dict[str, Any]:
+    """Describe the account's rate with the figure of the preset where that is to count."""
+    known = config.provider.limits.messages_per_second
+    rate = quota.messages_per_second
+    if rate is None and quota.rate_source == "preset" and known is not None:
+        rate = known.value
+    return {
+        "messages_per_second": rate,
+        "source": quota.rate_source,
+        "share": quota.share,
+        "sessions": config.delivery_choice.concurrency,
+    }
 
 
 def _upstreams(config: RelayConfig) -> list[dict[str, Any]]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+import queue
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from relay_agent import rate
 from relay_agent.imds import Imds
+from relay_agent.logs import Log
 from relay_agent.maillog import Delivery
 from relay_agent.pace import Bucket, Gate, LogReader
 from relay_agent.places import Places
@@ -155,42 +159,42 @@ def test_a_port_that_is_taken_is_said_at_the_start() -> None:
 def test_each_relay_gets_its_share_and_a_new_one_changes_it(clock: Clock) -> None:
     relays = [4]
     bucket = Bucket(clock)
-    rate = Rate("fleet", bucket, account=lambda: 40.0, relays=lambda: relays[0], monotonic=clock)
-    assert rate.check()
+    share = Rate("fleet", bucket, account=lambda: 40.0, relays=lambda: relays[0], monotonic=clock)
+    assert share.check()
     assert bucket.rate() == pytest.approx(10 * HEADROOM)
     relays[0] = 5
-    assert not rate.check()  # not due yet
+    assert not share.check()  # not due yet
     clock.now += 31
-    assert rate.check()
+    assert share.check()
     assert bucket.rate() == pytest.approx(8 * HEADROOM)
 
 
 def test_a_share_by_node_asks_for_no_fleet(clock: Clock) -> None:
     bucket = Bucket(clock)
-    rate = Rate("node", bucket, account=lambda: 40.0, relays=unknown, monotonic=clock)
-    rate.check()
+    share = Rate("node", bucket, account=lambda: 40.0, relays=unknown, monotonic=clock)
+    share.check()
     assert bucket.rate() == pytest.approx(40 * HEADROOM)
-    assert rate.trouble is None
+    assert share.trouble is None
 
 
 def test_what_cannot_be_found_out_keeps_its_last_value(clock: Clock) -> None:
     answers: list[Callable[[], int]] = [lambda: 2, unknown]
     bucket = Bucket(clock)
-    rate = Rate("fleet", bucket, account=lambda: 40.0, relays=lambda: answers[0](), monotonic=clock)
-    rate.check()
+    share = Rate("fleet", bucket, account=lambda: 40.0, relays=lambda: answers[0](), monotonic=clock)
+    share.check()
     del answers[0]
     clock.now += 31
-    assert not rate.check()
+    assert not share.check()
     assert bucket.rate() == pytest.approx(20 * HEADROOM)
-    assert rate.as_json()["reason"]["code"] == "quota-unknown"
+    assert share.as_json()["reason"]["code"] == "quota-unknown"
 
 
 def test_without_any_answer_nothing_is_slowed(clock: Clock) -> None:
     bucket = Bucket(clock)
-    rate = Rate("fleet", bucket, account=unknown, relays=lambda: 1, monotonic=clock)
-    rate.check()
+    share = Rate("fleet", bucket, account=unknown, relays=lambda: 1, monotonic=clock)
+    share.check()
     assert bucket.rate() is None
-    assert rate.trouble is not None
+    assert share.trouble is not None
 
 
 def test_the_number_of_relays_comes_from_the_nearest_file(files: Places) -> None:
@@ -254,6 +258,37 @@ def test_the_concurrency_is_changed_only_when_it_must(files: Places, fake_tool: 
     assert [call for call in postconf.calls if call[0] == "-e"] == [
         ["-e", "smtp_destination_concurrency_limit=30", "smtp_initial_destination_concurrency=20"]
     ]
+
+
+def run_start(files: Places, quota: Any) -> tuple[Any, queue.Queue[dict[str, Any]], io.StringIO]:
+    """Start as the agent does; return what it gave, what it published and what it logged."""
+    values = agent_json() if quota is None else agent_json(quota=quota, fleet_size=2)
+    files.agent_json.write_text(json.dumps(values))
+    published: queue.Queue[dict[str, Any]] = queue.Queue()
+    said = io.StringIO()
+    observe = rate.start(files, Library(), Postfix(files), Log(said), published.put, port=0)
+    return observe, published, said
+
+
+def test_an_image_without_a_quota_has_no_gate(files: Places) -> None:
+    observe, published, said = run_start(files, None)
+    assert observe is None
+    assert published.empty()
+    assert said.getvalue() == ""
+
+
+def test_a_quota_that_cannot_be_read_is_said_and_stops_nothing(files: Places) -> None:
+    observe, _published, said = run_start(files, {"messages_per_second": "many"})
+    assert observe is None
+    assert "the sending rate is not limited" in said.getvalue()
+
+
+def test_the_share_is_in_force_soon_after_the_start(files: Places, fake_tool: FakeTools) -> None:
+    fake_tool("postconf", "echo 100")
+    quota = {"messages_per_second": 40, "source": "config", "share": "fleet", "sessions": 100}
+    observe, published, _said = run_start(files, quota)
+    assert observe is not None
+    assert published.get(timeout=10)["own_per_second"] == pytest.approx(20 * HEADROOM)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import sys
 import threading
 import traceback
 from types import TracebackType
-from typing import Any
+from typing import Any, Callable
 
-from relay_agent import __version__
+from relay_agent import __version__, rate
 from relay_agent import settings as config
 from relay_agent.agent import Agent, World
 from relay_agent.board import Board
@@ -42,19 +42,30 @@ def main(places: Places | None = None) -> int:
     board = Board(places, Traffic(), version=__version__)
     postfix = Postfix(places)
     agent = Agent(places, board, Door(places, postfix, log), log, World(places, library).connect)
-    follower = _serve(places, board, postfix, agent, log)
+    # Before there is a credential, so that the first message already goes at the rate.
+    pace = rate.start(places, library, postfix, log, lambda values: board.set(rate=values))
+    follower = _serve(places, board, postfix, agent, log, pace)
     agent.run()
     follower.stop()
     return 0
 
 
-def _serve(places: Places, board: Board, postfix: Postfix, agent: Agent, log: Log) -> Follower:
+def _serve(
+    places: Places,
+    board: Board,
+    postfix: Postfix,
+    agent: Agent,
+    log: Log,
+    pace: Callable[[Event, float], None] | None,
+) -> Follower:
     """Start what runs beside the loop: health, the mail log, the queue."""
     Health(board, log).start(_health_port(places))
 
     def deliver(event: Event, at: float) -> None:
         if board.traffic.add(event, at):
             agent.login_refused()
+        if pace is not None:
+            pace(event, at)
 
     follower = Follower(places, log, deliver)
     watcher = QueueWatcher(postfix, board, follower, log)

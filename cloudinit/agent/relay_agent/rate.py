@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Optional
 
 from relay_agent import programs
+from relay_agent import settings as config
 from relay_agent.imds import Imds
 from relay_agent.logs import Log
-from relay_agent.pace import LONGEST_WAIT_SECONDS, Bucket
+from relay_agent.maillog import Event
+from relay_agent.pace import ADDRESS, LONGEST_WAIT_SECONDS, Bucket, Gate, LogReader
 from relay_agent.places import Places
 from relay_agent.postfix import Postfix
 from relay_agent.secret import Library
@@ -260,6 +262,48 @@ class RateThread:
             self._said = trouble.message if trouble else ""
             self._publish(self._rate.as_json())
             self._stopping.wait(1.0)
+
+
+def start(
+    places: Places,
+    library: Library,
+    postfix: Postfix,
+    log: Log,
+    publish: Callable[[dict[str, Any]], None],
+    *,
+    port: int = ADDRESS[1],
+) -> Optional[Callable[[Event, float], None]]:
+    """Start gate and rate when agent.json has a quota; return what wants the events of the mail log.
+
+    It never fails: mail that is not paced is better than none.
+    """
+    try:
+        quota = read_quota(places)
+        if quota is None:
+            return None
+        gate = Gate(Bucket(), port=port)
+        gate.start()
+    except (Trouble, OSError) as error:
+        log.error("the sending rate is not limited", error=str(error))
+        return None
+    is_asked = quota.source == "ses_get_send_quota"
+    rate = Rate(
+        quota.share,
+        gate.bucket,
+        account=lambda: _aws(places, library).send_rate() if is_asked else quota.messages_per_second,
+        relays=lambda: count_relays(places, lambda: _aws(places, library).relays_in_service()),
+        fit=Sessions(postfix, quota.sessions).fit,
+    )
+    RateThread(rate, log, publish).start()
+    return LogReader(gate.bucket).observe
+
+
+def _aws(places: Places, library: Library) -> Aws:
+    """Build the client from the files as they are now: boot.json may come late."""
+    settings = config.load(places)
+    imds = Imds(settings.imds_endpoint)
+    region = settings.upstreams[0].region or settings.region
+    return Aws(library, imds, lambda: region or imds.region())
 
 
 def _read(path: Any) -> dict[str, Any]:
