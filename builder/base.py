@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from builder import base_download, base_store, process
+from builder import base_download, base_store, console, process
 from builder.base_images import SITE, CloudImage, cloud_image
 from builder.base_store import Base, Verified, host_arch
 from builder.errors import BuilderError, CommandError
@@ -192,7 +192,8 @@ def _fetch(image: CloudImage) -> Base:
     label = f"{image.release.name}-{image.arch}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".lock-{label}"), base_store.work_folder(label) as work:
-        sha256, verified = base_download.fetch_digest(image, work)
+        with console.step(f"Asking for the checksum of {image.file_name}"):
+            sha256, verified = base_download.fetch_digest(image, work)
         cached = base_store.find_digest(sha256)
         if cached is not None:
             return _unchanged(cached)
