@@ -1,0 +1,49 @@
+"""Draw what a command prints on a terminal as an SVG: `script -qec "make demo" demo.typescript`, then this.
+
+    python tools/screenshot.py demo.typescript docs/demo.svg --title "make demo"
+
+The text is the command's own; only lines that a spinner overwrote are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+_WIDTH = 110
+# `script` writes a line of its own at both ends.
+_FRAME = re.compile(r"^Script (started|done) ")
+# Cursor movements and line erasures; colours (`…m`) stay.
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-ln-z]")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines as they were left on the screen."""
+    lines = []
+    for raw in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        shown = _CONTROL.sub("", raw.rstrip("\r").rsplit("\r", 1)[-1])
+        if not _FRAME.match(shown):
+            lines.append(shown.rstrip())
+    return lines
+
+
+def main() -> None:
+    """Read a typescript and write the picture."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("typescript", type=Path)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("--title", default="builder")
+    options = parser.parse_args()
+    console = Console(width=_WIDTH, record=True, file=io.StringIO(), force_terminal=True)
+    console.print(Text.from_ansi("\n".join(read_lines(options.typescript)).strip("\n")))
+    options.picture.parent.mkdir(parents=True, exist_ok=True)
+    options.picture.write_text(console.export_svg(title=options.title), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
