@@ -17,6 +17,8 @@ rm -f /etc/passwd- /etc/shadow- /etc/group- /etc/gshadow- /etc/subuid- /etc/subg
 : >/var/log/wtmp
 : >/var/log/btmp
 : >/var/log/lastlog
+# journald goes on in memory; with its file only removed it begins another one before the machine is off.
+journalctl --relinquish-var 2>/dev/null
 rm -rf "$dir" /tmp/packer-* /var/tmp/relay-bake* /var/log/journal/*
 if [ "${2:-}" = poweroff ]; then
     # Freed blocks are given back, so that they need not be stored; then a shutdown that does not wait for services.
