@@ -60,7 +60,8 @@ def _spoil(image: Path, folder: Path) -> Path:
     root = disk.find_root(raw)
     main_cf = root.read("/etc/postfix/main.cf")
     for right, wrong in (
-        ("smtpd_relay_restrictions = permit_mynetworks, reject", "smtpd_relay_restrictions = permit"),
+        # Without any `reject` Postfix would not even start: postconf(5), smtpd_relay_restrictions.
+        ("smtpd_relay_restrictions = permit_mynetworks, reject", "smtpd_relay_restrictions = permit, reject"),
         ("smtp_tls_security_level = secure", "smtp_tls_security_level = encrypt"),
     ):
         assert right in main_cf
