@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import sys
@@ -10,7 +11,7 @@ import traceback
 from types import TracebackType
 from typing import Any, Callable
 
-from relay_agent import __version__, rate
+from relay_agent import __version__
 from relay_agent import settings as config
 from relay_agent.agent import Agent, World
 from relay_agent.board import Board
@@ -43,11 +44,26 @@ def main(places: Places | None = None) -> int:
     postfix = Postfix(places)
     agent = Agent(places, board, Door(places, postfix, log), log, World(places, library).connect)
     # Before there is a credential, so that the first message already goes at the rate.
-    pace = rate.start(places, library, postfix, log, lambda values: board.set(rate=values))
+    pace = _start_rate(places, library, postfix, log, board)
     follower = _serve(places, board, postfix, agent, log, pace)
     agent.run()
     follower.stop()
     return 0
+
+
+def _start_rate(
+    places: Places, library: Library, postfix: Postfix, log: Log, board: Board
+) -> Callable[[Event, float], None] | None:
+    """Start what keeps the account's rate, in an image with a quota; only there is it imported (asyncio)."""
+    try:
+        has_quota = "quota" in json.loads(places.agent_json.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return None
+    if not has_quota:
+        return None
+    from relay_agent import rate
+
+    return rate.start(places, library, postfix, log, lambda values: board.set(rate=values))
 
 
 def _serve(

@@ -155,7 +155,13 @@ class Agent:
         return None
 
     def _check_credentials(self, was_ready: bool) -> None:
-        fresh = [keeper for keeper in self._keepers if keeper.check()]
+        fresh = []
+        for keeper in self._keepers:
+            if keeper.check():
+                fresh.append(keeper)
+            # Each may take a minute when nothing answers; the watchdog must not take that for a hang.
+            self._board.beat()
+            notify.notify("WATCHDOG=1")
         self._log_fresh(fresh)
         changed = self._door.use(self._keepers, was_ready=was_ready)
         if (changed or fresh) and (self._door.is_open or self._door.is_draining):

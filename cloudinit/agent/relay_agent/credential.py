@@ -9,8 +9,10 @@ import json
 import re
 from dataclasses import dataclass, field
 from typing import Any, Sequence
+from urllib.parse import quote
 
 from relay_agent import logs
+from relay_agent.oauth import TokenRequest
 from relay_agent.settings import Shape
 from relay_agent.trouble import Trouble
 
@@ -22,12 +24,16 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 
 @dataclass(frozen=True)
 class Credential:
-    """What the provider is shown; `note` says what was mended, never a value."""
+    """What the provider is shown; `note` says what was mended, never a value.
+
+    With `token` the password is only what an access token is asked with.
+    """
 
     username: str
     password: str = field(repr=False)
     shape: str = ""
     note: str | None = None
+    token: TokenRequest | None = None
 
 
 def ses_smtp_v4(secret_access_key: str, region: str) -> str:
@@ -63,7 +69,22 @@ def read(text: str, *, shapes: Sequence[Shape], secret: str, region: str | None)
     if ":" in username:
         # Postfix splits the map's `user:password` at the first colon.
         raise _wrong(secret, "has a user name with a colon in it, which Postfix cannot use")
-    return Credential(username=username, password=password, shape=shape.name, note=note)
+    token = _token_request(shape, values, password)
+    return Credential(username=username, password=password, shape=shape.name, note=note, token=token)
+
+
+def _token_request(shape: Shape, values: dict[str, str], password: str) -> TokenRequest | None:
+    if shape.grant is None or shape.token_url is None:
+        return None
+    # A value in the address, such as the tenant, must not lead elsewhere.
+    quoted = {name: quote(value, safe="") for name, value in values.items()}
+    form = {"grant_type": shape.grant, "client_id": values.get("client_id", "")}
+    form["client_secret"] = values.get("client_secret", password)
+    if shape.grant == "refresh_token":
+        form["refresh_token"] = password
+    if shape.scope:
+        form["scope"] = shape.scope
+    return TokenRequest(_fill(shape.token_url, quoted), form)
 
 
 def _document(text: str, shapes: Sequence[Shape], secret: str) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
 from relay_agent import credential as credentials
+from relay_agent import oauth
 from relay_agent.backoff import Backoff
 from relay_agent.credential import Credential
 from relay_agent.secret import SecretVersion
@@ -16,21 +17,29 @@ from relay_agent.trouble import Trouble
 
 Fetch = Callable[[Upstream], SecretVersion]
 Prove = Callable[[Upstream, Credential], None]
+Exchange = Callable[[oauth.TokenRequest], oauth.AccessToken]
 # What a boot brings about by itself: no network yet, no role yet.
 _LOCAL = {"imds-unreachable", "role-missing", "region-missing", "endpoint-unreachable"}
-_LOCAL |= {"upstream-dns", "upstream-unreachable", "library-slow"}
+_LOCAL |= {"upstream-dns", "upstream-unreachable", "library-slow", "token-unreachable"}
+# What is wrong with a version itself, not with the way to it.
+_BAD_VERSION = {"auth-refused", "secret-shape", "token-refused"}
+_TOKEN_SHARE = 0.8
 # After a 535 in the mail log the secret is asked for at once, but not more often than this.
 _EARLY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Proven:
-    """A credential that the provider has accepted; times are in seconds since the epoch."""
+    """A credential that the provider has accepted; times are in seconds since the epoch.
+
+    `renew_at` is on the monotonic clock: when an access token has to be replaced.
+    """
 
     credential: Credential = field(repr=False)
     version_id: str
     created: float
     proven_at: float
+    renew_at: float | None = None
 
 
 class Keeper:
@@ -43,11 +52,12 @@ class Keeper:
         fetch: Fetch,
         prove: Prove,
         poll_seconds: float,
+        exchange: Exchange = oauth.exchange,
         monotonic: Callable[[], float] = time.monotonic,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.upstream = upstream
-        self._fetch, self._prove = fetch, prove
+        self._fetch, self._prove, self._exchange = fetch, prove, exchange
         self._poll_seconds = poll_seconds
         self._monotonic, self._clock = monotonic, clock
         # Network, role and metadata are often seconds late at boot: each second counts until ready.
@@ -94,9 +104,8 @@ class Keeper:
         version: SecretVersion | None = None
         try:
             version = self._fetch(self.upstream)
-            is_new = self.current is None or version.version_id != self.current.version_id
             changed = False
-            if is_new or suspected or self.is_refused:
+            if suspected or self.is_refused or self._is_new(version, now):
                 changed = self._take(version)
         except Trouble as trouble:
             self._failed(trouble, version)
@@ -104,16 +113,32 @@ class Keeper:
         self._succeeded()
         return changed
 
+    def _is_new(self, version: SecretVersion, now: float) -> bool:
+        current = self.current
+        if current is None or version.version_id != current.version_id:
+            return True
+        return current.renew_at is not None and now >= current.renew_at
+
+    def _with_token(self, read: Credential) -> tuple[Credential, float | None]:
+        """Put an access token in the password's place, where the secret holds a grant for one."""
+        if read.token is None:
+            return read, None
+        access = self._exchange(read.token)
+        # Well before its end: sessions that are open then go on, new ones need a good token.
+        renew_at = self._monotonic() + access.seconds * _TOKEN_SHARE
+        return replace(read, password=access.token, token=None), renew_at
+
     def _take(self, version: SecretVersion) -> bool:
         """Read and prove a version; the one in use serves meanwhile and stays when this one is no good."""
         upstream = self.upstream
         secret = upstream.secret or ""
         read = credentials.read(version.text, shapes=upstream.shapes, secret=secret, region=upstream.region)
+        read, renew_at = self._with_token(read)
         self.untried = read
         self._prove(upstream, read)
         previous = self.current
         self.untried = None
-        self.current = Proven(read, version.version_id, version.created, self._clock())
+        self.current = Proven(read, version.version_id, version.created, self._clock(), renew_at)
         self.counts["rotations"] += previous is not None and previous.version_id != version.version_id
         return previous is None or self.is_refused or previous.credential != read
 
@@ -123,17 +148,19 @@ class Keeper:
             backoff.reset()
         # Spread over the fleet, or all relays ask in the same second for ever.
         self.due = self._monotonic() + self._poll_seconds * random.uniform(0.9, 1.1)  # noqa: S311
+        if self.current is not None and self.current.renew_at is not None:
+            self.due = min(self.due, self.current.renew_at)
 
     def _failed(self, trouble: Trouble, version: SecretVersion | None) -> None:
         self.trouble = trouble
         self.counts["failed_checks"] += 1
-        if trouble.code in ("auth-refused", "secret-shape") and version is not None:
+        if trouble.code in _BAD_VERSION and version is not None:
             self.untried = None
             if self.refused_version != version.version_id:
                 self.counts["refused"] += 1
             self.refused_version = version.version_id
             in_use = self.current is not None and self.current.version_id == version.version_id
-            if in_use and trouble.code == "auth-refused":
+            if in_use and trouble.code in ("auth-refused", "token-refused"):
                 self.is_refused = True
         self.due = self._monotonic() + self._backoff_for(trouble).next_seconds()
 

@@ -21,17 +21,26 @@ _UNIT = re.compile(r"[A-Za-z0-9@._\\-]+\.service")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MECHANISMS = ("plain", "login", "xoauth2")
 DERIVATIONS = ("ses_smtp_v4",)
+GRANTS = ("refresh_token", "client_credentials")
+_TOKEN_URL = re.compile(r"https://[A-Za-z0-9.-]+(:\d+)?/[\w./{}-]*|http://127\.0\.0\.1:\d+/[\w./{}-]*")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One form that a secret may have; `username` and `password` are templates over its fields."""
+    """One form that a secret may have; `username`, `password` and `token_url` are templates over its fields.
+
+    With a `grant` of OAuth 2.0 the password is a refresh token or a client secret, and what the provider is
+    shown is an access token from `token_url`.
+    """
 
     name: str
     fields: tuple[str, ...]
     username: str
     password: str
     derive: str | None = None
+    token_url: str | None = None
+    grant: str | None = None
+    scope: str | None = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,20 @@ def _shape(values: dict[str, Any], at: str, problems: list[str]) -> Shape:
         username=reader.text("username", anything, "a template such as `{username}`", need=True) or "",
         password=reader.text("password", anything, "a template such as `{password}`", need=True) or "",
         derive=derive if isinstance(derive, str) else None,
+        **_oauth(reader, values),
     )
+
+
+def _oauth(reader: _Reader, values: dict[str, Any]) -> dict[str, str | None]:
+    if values.get("mechanism", "password") == "password":
+        return {}
+    if values.get("grant") not in GRANTS:
+        reader.wrong("grant", " or ".join(GRANTS))
+    return {
+        "grant": str(values.get("grant")),
+        "token_url": reader.text("token_url", _TOKEN_URL, "an `https://` address", need=True),
+        "scope": reader.text("scope", re.compile(r"[ -~]+"), "OAuth scopes", need=False),
+    }
 
 
 def _upstream(values: dict[str, Any], at: str, problems: list[str]) -> Upstream:
