@@ -119,8 +119,8 @@ class _Search:
         if len(self._attempts) == _MOST_ATTEMPTS:
             self._drop(self._attempts[0])
         self._asked = time.monotonic()
-        # Refused while QEMU is not there yet.
-        with suppress(ConnectionRefusedError):
+        # QEMU is not there yet, or has reset the connection at once: the next turn asks again.
+        with suppress(OSError):
             self._attempts.append(socket.create_connection(("127.0.0.1", self._target), timeout=5))
 
     def _listen(self) -> bool:

@@ -83,7 +83,9 @@ def door(behave: str = "silent") -> Iterator[tuple[Machine, socket.socket]]:
 def receive(packer: socket.socket, count: int) -> bytes:
     data = b""
     while len(data) < count:
-        data += packer.recv(count - len(data))
+        more = packer.recv(count - len(data))
+        assert more, "the door closed the connection"
+        data += more
     return data
 
 
