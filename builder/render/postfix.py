@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 from builder.config.model import RelayConfig
 from builder.releases import Release
 from builder.render import access, hygiene, routing, submission
 from builder.render.postfix_values import postfix_network
 from builder.render.templates import Checked, one_line, render_template
+from builder.render.warm_up import render_warm_up
 
 # Postfix adds a Received line and the provider's own headers follow; a message of exactly the provider's
 # limit would be refused there, after we took it.
@@ -26,7 +26,7 @@ def render_postfix(config: RelayConfig, release: Release) -> dict[str, str]:
     """Return Postfix's files by their path in the image."""
     rules = access.render_access(config)
     headers = hygiene.render_hygiene(config)
-    files = {
+    return {
         "etc/postfix/main.cf": _main_cf(config, release, rules, headers),
         "etc/postfix/reply_filter.regexp": _reply_filter(config),
         "usr/lib/relay/master.cf.edits": _master_cf_edits(config),
@@ -35,10 +35,8 @@ def render_postfix(config: RelayConfig, release: Release) -> dict[str, str]:
         **hygiene.render_reports(config),
         **submission.render_submission(config),
         **_routes(config),
+        **render_warm_up(config, partial(_sender_transport_maps, config)),
     }
-    if config.warm_up:
-        files["etc/relay/warm-up.json"] = json.dumps(_warm_up_plan(config), indent=2) + "\n"
-    return files
 
 
 def _main_cf(
@@ -60,7 +58,7 @@ def _main_cf(
         delivery=config.delivery_choice,
         transports=routing.transports(config),
         transport_maps=_transport_maps(config, rules),
-        sender_transport_maps=sender_transport_maps(
+        sender_transport_maps=_sender_transport_maps(
             config, config.warm_up.percent if config.warm_up else None
         ),
         rules=rules,
@@ -143,30 +141,11 @@ def _transport_maps(config: RelayConfig, rules: access.AccessFiles) -> list[str]
     return [*rules.transport_maps, *texthash]
 
 
-def sender_transport_maps(config: RelayConfig, percent: int | None) -> str:
+def _sender_transport_maps(config: RelayConfig, percent: int | None) -> str:
     """Return `sender_dependent_default_transport_maps` with this part of the mail for the warm-up."""
     own = [f"regexp:/{_SENDER_ROUTES}"] if _sender_rows(config) else []
     share = routing.warm_up_map(config, percent or 0)
     return ", ".join([*own, *([share] if share else [])])
-
-
-def _warm_up_plan(config: RelayConfig) -> dict[str, Any]:
-    """Return the value of the parameter for each day on which it changes; relay-warm-up sets it."""
-    plan = config.warm_up
-    steps = plan.steps if plan else ()
-    return {
-        "schema": 1,
-        "parameter": "sender_dependent_default_transport_maps",
-        "before": sender_transport_maps(config, plan.percent if plan else None),
-        "steps": [
-            {
-                "date": step.date.isoformat(),
-                "percent": step.percent,
-                "value": sender_transport_maps(config, step.percent),
-            }
-            for step in steps
-        ],
-    }
 
 
 def _with_parameters(text: str, parameters: Mapping[str, str]) -> str:
