@@ -19,6 +19,7 @@ from relay_agent.places import Places
 from relay_agent.probe import Prover
 from relay_agent.secret import Library, SecretStore
 from relay_agent.settings import Settings
+from relay_agent.submission import Submission
 from relay_agent.trouble import Trouble
 
 _TICK_SECONDS = 2.0
@@ -78,6 +79,7 @@ class Agent:
         self._is_prepared = False
         self._settings: Settings | None = None
         self._keepers: list[Keeper] = []
+        self._submission: Submission | None = None
         self._trouble: Trouble | None = None
         self._settings_trouble: Trouble | None = None
         self._backoff = Backoff(base_seconds=0.5, cap_seconds=10)
@@ -133,6 +135,9 @@ class Agent:
         self._check_credentials(was_ready)
         if any(keeper.is_proven for keeper in self._keepers):
             trouble = self._open()
+        if self._submission is not None:
+            self._submission.check(may_open=self._door.is_open)
+            self._board.set(submission=self._submission.as_json())
         trouble = trouble or self._settings_trouble
         if trouble is not None:
             raise trouble
@@ -208,6 +213,7 @@ class Agent:
             )
             for upstream in settings.upstreams
         ]
+        self._submission = self._door.submission(settings, fetch)
         self._board.set(preset=settings.preset, region=settings.region)
         self._log.info("settings", preset=settings.preset, unknown_keys=list(settings.unknown))
 

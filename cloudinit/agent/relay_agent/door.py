@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Sequence
 
 from relay_agent import firewall, instance
 from relay_agent.credential import Credential
-from relay_agent.keeper import Keeper
+from relay_agent.keeper import Fetch, Keeper
 from relay_agent.logs import Log
 from relay_agent.maps import read_sasl, write_sasl
 from relay_agent.places import Places
 from relay_agent.postfix import Postfix
 from relay_agent.settings import Settings
+from relay_agent.submission import Submission, read_plan
 from relay_agent.trouble import Trouble
 
 
@@ -38,6 +40,21 @@ class Door:
             firewall.allow(settings.boot_networks)
         if changed and self.is_open:
             self._postfix.reload()
+
+    def submission(self, settings: Settings, fetch: Fetch) -> Submission | None:
+        """Return the keeper of the port for clients that log in, in an image that has one."""
+        plan = read_plan(self._places)
+        if plan is None:
+            return None
+        first = settings.upstreams[0]
+        return Submission(
+            plan,
+            self._postfix,
+            self._log,
+            fetch=lambda secret: fetch(replace(first, secret=secret)),
+            hostname=settings.hostname or "relay.localdomain",
+            poll_seconds=settings.poll_seconds,
+        )
 
     def keep_open(self) -> None:
         """Open port 25, or open it again; returns when it is open.

@@ -15,7 +15,7 @@ from relay_agent.settings import Settings
 from relay_agent.trouble import Trouble
 
 # private n, unprivileged default, chroot n (so that /etc/hosts and resolved are the host's), no wake-up.
-_LISTENER = "smtp/inet=smtp inet n - n - - smtpd"
+_LISTENER = "smtp inet n - n - - smtpd"
 _LISTENING = "0A"  # include/net/tcp_states.h: TCP_LISTEN
 _MASTERS_SOCKET = "public/showq"
 _LOCAL_NETWORKS = ("127.0.0.0/8", "[::1]/128")
@@ -87,18 +87,29 @@ class Postfix:
 
     def has_listener(self) -> bool:
         """Say whether master.cf has the SMTP server on port 25."""
-        ended = programs.run(self.command("postconf", "-M", "smtp/inet"))
-        return any(line.startswith("smtp") for line in ended.stdout.splitlines())
+        return self._has_service("smtp")
 
     def open_port(self) -> None:
         """Put the SMTP server into master.cf; a running Postfix is told by `reload`."""
-        self._change("postconf", "-Me", _LISTENER)
+        self.open_service("smtp", _LISTENER)
 
     def close_port(self) -> None:
         """Take the SMTP server out of master.cf: no new connections, the queue goes on being delivered."""
-        if self.has_listener():
-            self._change("postconf", "-MX", "smtp/inet")
+        self.close_service("smtp")
+
+    def open_service(self, service: str, entry: str) -> None:
+        """Put a service into master.cf; a running Postfix is told by `reload`."""
+        self._change("postconf", "-Me", f"{service}/inet={entry}")
+
+    def close_service(self, service: str) -> None:
+        """Take a service out of master.cf if it is there, and tell Postfix."""
+        if self._has_service(service):
+            self._change("postconf", "-MX", f"{service}/inet")
             self.reload()
+
+    def _has_service(self, service: str) -> bool:
+        ended = programs.run(self.command("postconf", "-M", f"{service}/inet"))
+        return any(line.startswith(service) for line in ended.stdout.splitlines())
 
     def reload(self) -> bool:
         """Let Postfix read its files again; running sessions go on. False when Postfix does not run."""

@@ -42,6 +42,8 @@ def run(context: Context, arguments: argparse.Namespace) -> int:
             *_upstreams(status),
             *_queue(status),
             *_traffic(status),
+            *_rate(status),
+            *_submission(status),
             *_policy(status),
         ]
     )
@@ -130,6 +132,32 @@ def _counts(traffic: dict[str, Any]) -> str:
     counted.append(f"{traffic['rejected_clients']} commands of clients refused")
     counted.append(f"{traffic['auth_failures']} logins refused")
     return ", ".join(counted)
+
+
+def _rate(status: dict[str, Any]) -> list[tuple[str, str]]:
+    rate = status.get("rate")
+    if not rate:
+        return []
+    own, account = rate["own_per_second"], rate["account_per_second"]
+    if own is None:
+        text = "not known: nothing is slowed"
+    else:
+        text = f"{own:.1f}/s of the account's {account:g}/s, {rate['relays']} relays ({rate['share']})"
+    lines = [("sending rate", text)]
+    if rate["reason"]:
+        lines.append(("", rate["reason"]["message"]))
+    return lines
+
+
+def _submission(status: dict[str, Any]) -> list[tuple[str, str]]:
+    port = status.get("submission")
+    if not port:
+        return []
+    state = "open" if port["open"] else "closed"
+    lines = [("submission", f"port {port['port']} {state}, {port['users']} users from `{port['secret']}`")]
+    if port["reason"]:
+        lines.append(("", port["reason"]["message"]))
+    return lines
 
 
 def _policy(status: dict[str, Any]) -> list[tuple[str, str]]:
