@@ -50,11 +50,16 @@ def run(fake_tool: FakeTools, work: Workspace, script: str, step: console.Step |
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be reaped does not."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    """Whether a process goes on running; a killed one may take a moment to end, and waits to be reaped."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return False
+        except psutil.NoSuchProcess:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def test_files_of_this_run_are_the_result(fake_tool: FakeTools, work: Workspace) -> None:
