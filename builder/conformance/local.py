@@ -70,6 +70,10 @@ class LocalRelay(Relay):
     def __exit__(self, *_exc: object) -> None:
         self._sandbox.stop()
 
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """Return the command line that runs a command inside the sandbox."""
+        return self._sandbox.command(argv)
+
     def run(self, argv: Sequence[str], *, check: bool = True, timeout_seconds: float = 60) -> str:
         """Run a command inside the sandbox."""
         return self._sandbox.run(argv, check=check, timeout_seconds=timeout_seconds)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from builder import process
-from builder.releases import RELEASES, Release
+from builder.conformance.here import installed_release
+from builder.releases import Release
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +20,4 @@ def release() -> Release:
         pytest.skip("needs root: a private Postfix runs in a namespace of its own")
     if not shutil.which("postconf", path=process.environment()["PATH"]) and not os.environ.get("CI"):
         pytest.skip("needs Postfix: `apt-get install postfix libsasl2-modules sasl2-bin`")
-    version = process.run(["postconf", "-dh", "mail_version"]).stdout.strip()
-    series = tuple(int(part) for part in version.split(".")[:2])
-    known = [release for release in RELEASES.values() if release.postfix_version <= series]
-    return max(known, key=lambda release: release.postfix_version)
+    return installed_release(Path("/"))
