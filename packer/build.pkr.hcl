@@ -19,25 +19,28 @@ build {
   # `BUILDER-PHASE` lines tell builder what is going on; what stands between `BUILDER-DIAG` lines becomes a file.
   provisioner "shell" {
     inline = [
+      "set -e",
       "dir=${local.dir}",
-      "trap 'code=$?; [ $code -eq 0 ] || sudo sh $dir/scripts/diag.sh; exit $code' EXIT",
-      "sudo mkdir -p $dir",
-      "sudo mv /tmp/payload.tar $dir/payload.tar",
-      "sudo tar -C $dir -xf $dir/payload.tar",
+      "trap 'code=$?; [ $code -eq 0 ] || sh $dir/scripts/diag.sh; exit $code' EXIT",
+      "mkdir -p $dir",
+      "mv /tmp/payload.tar $dir/payload.tar",
+      "tar -C $dir -xf $dir/payload.tar",
       "for phase in install configure seal; do",
       "  echo BUILDER-PHASE $phase",
-      "  sudo sh $dir/scripts/$phase.sh $dir",
+      "  sh $dir/scripts/$phase.sh $dir",
       "done",
       "for file in packages.tsv cloud-init-status.json; do",
       "  echo BUILDER-DIAG begin $file",
-      "  sudo cat $dir/diag/$file",
+      "  cat $dir/diag/$file",
       "  echo",
       "  echo BUILDER-DIAG end",
       "done",
     ]
-    remote_path = "/tmp/packer-bake.sh"
-    skip_clean  = true
-    timeout     = "45m"
+    # One sudo for all of it: each takes a second under software emulation.
+    execute_command = "sudo sh {{ .Path }}"
+    remote_path     = "/tmp/packer-bake.sh"
+    skip_clean      = true
+    timeout         = "45m"
   }
 
   # Under QEMU the shutdown command does this. Here Packer stops the instance, once finish.sh is through.
