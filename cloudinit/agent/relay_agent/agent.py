@@ -76,7 +76,7 @@ class Agent:
         self._wake = threading.Event()
         self._stopping = False
         self._read_at: tuple[int, ...] = ()
-        self._is_prepared = False
+        self._has_begun = self._is_prepared = False
         self._settings: Settings | None = None
         self._keepers: list[Keeper] = []
         self._submission: Submission | None = None
@@ -123,6 +123,10 @@ class Agent:
         return wait
 
     def _round(self) -> float:
+        if not self._has_begun:
+            # While cloud-init is still on its way to `boot.json`: it costs no time then.
+            self._door.begin()
+            self._has_begun = True
         settings = self._read_settings()
         if not self._is_prepared:
             self._door.prepare(settings)

@@ -31,10 +31,13 @@ class Door:
         except OSError:
             self._in_map = {}
 
-    def prepare(self, settings: Settings) -> None:
-        """Apply what `boot.json` changes; a fresh machine must not accept mail, whatever master.cf says."""
-        if not instance.has_been_ready(self._places) and not self.is_open:
+    def begin(self) -> None:
+        """Make sure that a fresh machine does not accept mail, whatever master.cf says."""
+        if not instance.has_been_ready(self._places):
             self._postfix.close_port()
+
+    def prepare(self, settings: Settings) -> None:
+        """Apply what `boot.json` changes."""
         changed = self._postfix.apply(settings)
         if settings.boot_networks:
             firewall.allow(settings.boot_networks)
@@ -66,19 +69,19 @@ class Door:
             return
         self.is_open = False
         instance.mark_ready(self._places)
-        if not self._is_written:
-            if not self._postfix.has_listener():
-                self._postfix.open_port()
-            self._is_written = True
-        if not self._postfix.is_running():
+        if not self._is_written and not self._postfix.has_listener():
+            self._postfix.open_port()
+        # Looked at again when it does not help: somebody may have taken the listener out.
+        self._is_written = True
+        is_up = self._postfix.has_sockets()
+        if is_up and not self._postfix.is_listening():
+            is_up = self._postfix.reload()
+        if not is_up:
             raise Trouble(
                 "postfix-down", "Postfix is not running (yet)", hint="`systemctl status 'postfix*'`"
             )
-        if not self._postfix.is_listening():
-            # It started before the line above, or somebody took the listener out of master.cf again.
-            self._is_written = self._postfix.has_listener()
-            self._postfix.reload()
         if not self._postfix.wait_for_banner():
+            self._is_written = False
             raise Trouble(
                 "postfix-silent",
                 f"Postfix runs, but nothing greets on port {self._places.smtp_port}",

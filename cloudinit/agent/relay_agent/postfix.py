@@ -36,13 +36,14 @@ class Postfix:
         """Ask Postfix itself: on Ubuntu up to 24.04 the unit `postfix.service` is active without it.
 
         `postfix status` tries to take the master's lock, which a master that starts just now would miss:
-        it is asked only when the master's sockets are there already.
+        it is asked only when the master's sockets are there already. It costs several processes.
         """
-        if not self._has_sockets():
+        if not self.has_sockets():
             return False
         return programs.run(self.command("postfix", "status")).returncode == 0
 
-    def _has_sockets(self) -> bool:
+    def has_sockets(self) -> bool:
+        """Look for the master's sockets: costs no process, but a master that was killed can leave some."""
         try:
             lines = self._places.unix_sockets.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -113,10 +114,12 @@ class Postfix:
 
     def reload(self) -> bool:
         """Let Postfix read its files again; running sessions go on. False when Postfix does not run."""
-        if not self.is_running():
+        if not self.has_sockets():
             return False
         # No pipe: `postfix reload` leaves a queue check behind that would keep it open for minutes.
         if programs.run_quietly(self.command("postfix", "reload")) != 0:
+            if not self.is_running():
+                return False
             raise Trouble("postfix-config", "`postfix reload` failed", hint="`postfix check` says why")
         return True
 
