@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Mapping
 
 from relay_agent.credential import Credential
 
+# Postfix waits up to 3 s for a texthash file that was changed just now, in case it is half written
+# (dict_thash.c); one that is put in place whole may look older.
+_OLDER_SECONDS = 10
 
-def write_whole(path: Path, text: str, *, mode: int) -> None:
+
+def write_whole(path: Path, text: str, *, mode: int, is_table: bool = False) -> None:
     """Put a file in place by rename, so that a reader sees the old one or the new one.
 
     No fsync: it is for tmpfs, or for state that may be lost in a power cut. Nothing half-written stays.
+    With `is_table` it is a Postfix table: no delivery waits because it is new.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     temporary.unlink(missing_ok=True)
@@ -22,6 +28,8 @@ def write_whole(path: Path, text: str, *, mode: int) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), mode)
             file.write(text)
+        if is_table:
+            os.utime(temporary, (time.time() - _OLDER_SECONDS,) * 2)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -44,7 +52,7 @@ def write_sasl(path: Path, credentials: Mapping[str, Credential]) -> None:
         f"{host} {credential.username}:{credential.password}\n"
         for host, credential in sorted(credentials.items())
     ]
-    write_whole(path, "".join(lines), mode=0o600)
+    write_whole(path, "".join(lines), mode=0o600, is_table=True)
 
 
 def read_sasl(path: Path) -> dict[str, Credential]:
