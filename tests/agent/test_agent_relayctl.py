@@ -4,121 +4,26 @@ from __future__ import annotations
 
 import io
 import json
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from relay_agent.board import Board
 from relay_agent.credential import Credential
 from relay_agent.ctl.__main__ import build_parser, main
 from relay_agent.ctl.context import Context, Out, span
-from relay_agent.ctl.findings import MENDS
-from relay_agent.maillog import _REASONS
 from relay_agent.mailqueue import parse, summarize
 from relay_agent.maps import write_sasl
 from relay_agent.places import Places
-from relay_agent.traffic import Traffic
 
-from builder.standin.behaviour import Behaviour, Certificate, Fault
-from builder.standin.provider import Provider
-from tests.agent.relay_world import PASSWORD, USER, FakePostfix, agent_json, make_places, write_json
-from tests.agent.test_agent_health import UPSTREAM, fill
-from tests.fakes import FakeTool, FakeTools
-
-NFT = json.dumps(
-    {
-        "nftables": [
-            {"metainfo": {}},
-            {"set": {"name": "networks4", "elem": [{"prefix": {"addr": "10.0.0.0", "len": 8}}]}},
-            {"set": {"name": "management4", "elem": ["192.0.2.1"]}},
-        ]
-    }
-)
-PARAMETERS = """\
-for name; do :; done
-case "$1$2" in
--MX*) rm -f {state}/listener ;;
--M*) [ -e {state}/listener ] && echo 'smtp inet n - n - - smtpd' ;;
--xhmynetworks) echo '127.0.0.0/8 [::1]/128 10.0.0.0/8' ;;
--xhmessage_size_limit) echo 1000 ;;
--xhrelayhost) echo '[localhost]:587' ;;
--xhmyorigin) echo example.com ;;
-*) echo "$name" ;;
-esac
-"""
-
-
-def entry(
-    number: int, reason: str = "host h[1] said: 454 Throttling failure", queue: str = "deferred"
-) -> str:
-    return json.dumps(
-        {
-            "queue_name": queue,
-            "queue_id": f"4bXyZ1{number}",
-            "arrival_time": int(time.time()) - 60 * number,
-            "message_size": 1000,
-            "sender": "app@example.com",
-            "recipients": [{"address": "a@example.org", "delay_reason": reason}],
-        }
-    )
-
-
-class Ctl:
-    """relayctl with its relay around it."""
-
-    def __init__(self, places: Places, postfix: FakePostfix, fake_tool: FakeTools) -> None:
-        self.places, self.postfix, self.fake_tool = places, postfix, fake_tool
-        self.answers: list[str] = []
-        self.questions: list[str] = []
-        fake_tool("postconf", PARAMETERS.format(state=postfix.folder))
-        self.nft = fake_tool("nft", f"echo '{NFT}'")
-        self.postcat = fake_tool("postcat", "echo 'Subject: hello'")
-        self.postsuper = fake_tool("postsuper", "echo 'postsuper: Deleted: 1 message' >&2")
-        fake_tool("timedatectl", "echo yes")
-        self.set_log()
-        places.spool.mkdir(parents=True)
-        write_json(places.agent_json, agent_json())
-        board = Board(places, Traffic(), version="0.1.0")
-        fill(board)
-        board.set(upstreams=[{**UPSTREAM, "port": 587, "secret": "relay/ses", "proven_at": 1000.0}])
-        self.board = board
-        board.write()
-
-    def set_log(self, *lines: tuple[str, str]) -> FakeTool:
-        """What the journal holds."""
-        entries = [
-            json.dumps({"SYSLOG_IDENTIFIER": program, "MESSAGE": message, "__CURSOR": "x"})
-            for program, message in lines
-        ]
-        path = self.places.root / "journal"
-        path.write_text("".join(line + "\n" for line in entries))
-        return self.fake_tool("journalctl", f"cat {path}")
-
-    def __call__(self, *arguments: str) -> tuple[int, str]:
-        out = io.StringIO()
-
-        def ask(question: str) -> str:
-            self.questions.append(question)
-            return self.answers.pop(0)
-
-        context = Context(self.places, Out(out), ask=ask, sleep=lambda _seconds: None)
-        return main(arguments, context), out.getvalue()
+from tests.agent.relay_world import PASSWORD, USER, FakePostfix, write_json
+from tests.agent.relayctl_world import Ctl, entry
+from tests.agent.test_agent_health import UPSTREAM
+from tests.fakes import FakeTools
 
 
 @pytest.fixture
 def ctl(places: Places, postfix_programs: FakePostfix, fake_tool: FakeTools) -> Ctl:
     return Ctl(places, postfix_programs, fake_tool)
-
-
-def steps(text: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for step in json.loads(text)["steps"]:
-        found.setdefault(step["step"], []).append(f"{step['state']}: {step['evidence']}")
-    return found
 
 
 # -- status
@@ -301,188 +206,6 @@ def test_drain_can_be_taken_back(ctl: Ctl) -> None:
     ctl.places.draining.touch()
     assert ctl("drain", "--cancel")[0] == 0
     assert not ctl.places.draining.exists()
-
-
-# -- doctor
-
-
-@pytest.fixture
-def healthy(ctl: Ctl, provider: Provider) -> Ctl:
-    """A relay without any fault, with the provider stand-in."""
-    ctl.postfix._table.write_text((ctl.postfix.folder / "open").read_text())
-    write_sasl(ctl.places.sasl_map, {"localhost": Credential(USER, PASSWORD)})
-    upstream = {"port": provider.port, "ca_pem": provider.ca_pem}
-    write_json(ctl.places.boot_json, {"schema": 1, "upstream": upstream})
-    ctl.places.private_ca.write_text(provider.ca_pem)
-    return ctl
-
-
-def test_doctor_finds_nothing_wrong_where_nothing_is(healthy: Ctl, provider: Provider) -> None:
-    code, text = healthy("doctor", "--json")
-    found = steps(text)
-    assert code == 0
-    assert found["login primary"] == [f"ok: localhost:{provider.port}: certificate trusted, login accepted"]
-    assert found["Postfix"] == ["ok: it runs (postfix@-.service)"]
-    assert found["firewall"] == ["ok: lets 10.0.0.0/8 to port 25"]
-    assert "WRONG" not in healthy("doctor")[1]
-
-
-Change = Callable[[Ctl, Provider], None]
-BOUNCE = (
-    "4bXyZ1A: to=<a@example.org>, relay=h[192.0.2.1]:587, delay=1, delays=0/0/0/1, dsn=5.0.0, status=bounced "
-    "(host h[192.0.2.1] said: 554 Message rejected: Email address is not verified. (in reply to end of DATA))"
-)
-
-
-@pytest.mark.parametrize(
-    ("change", "step", "evidence"),
-    [
-        (lambda ctl, _: ctl.postfix.stop(), "Postfix", "wrong: it does not run"),
-        (lambda ctl, _: ctl.postfix.stop(), "port", "is closed"),
-        (lambda ctl, _: ctl.places.draining.touch(), "port", "closed for draining"),
-        (lambda ctl, _: ctl.places.sasl_map.unlink(), "credential", "is missing: mail waits"),
-        (lambda ctl, _: ctl.places.sasl_map.unlink(), "login primary", "warning: not tried"),
-        (lambda ctl, _: ctl.places.sasl_map.chmod(0o644), "credential", "has mode 0644"),
-        (
-            lambda ctl, _: write_sasl(ctl.places.sasl_map, {"other.example": Credential("u", "p1234")}),
-            "credential",
-            "no entry for localhost; the map has other.example",
-        ),
-        (
-            lambda _, provider: provider.set_password(USER, "another"),
-            "login primary",
-            "refused the credential",
-        ),
-        (lambda _, provider: provider.behave(Behaviour(Fault.AUTH_TEMPORARY)), "login primary", "warning: "),
-        (
-            lambda _, provider: provider.behave(
-                Behaviour(Fault.CERTIFICATE, certificate=Certificate.WRONG_NAME)
-            ),
-            "connection primary",
-            "cannot be trusted",
-        ),
-        (
-            lambda _, provider: provider.behave(Behaviour(Fault.REFUSE)),
-            "connection primary",
-            "cannot be reached",
-        ),
-        (lambda ctl, _: ctl.fake_tool("nft", "exit 1"), "firewall", "there is no table"),
-        (lambda ctl, _: ctl.fake_tool("timedatectl", "echo no"), "clock", "not synchronized"),
-        (lambda ctl, _: ctl.set_log(("postfix/smtp", BOUNCE)), "log", "wrong: 1 bounced (sender)"),
-        (
-            lambda ctl, _: ctl.postfix.set_queue(entry(30) + "\n"),
-            "queue",
-            "warning: 1 recipients wait: throttled",
-        ),
-        (lambda ctl, _: ctl.places.status_json.unlink(), "agent", "agent-silent"),
-        (
-            lambda ctl, _: ctl.fake_tool("postfix", "[ $1 = status ] || { echo 'bad: x' >&2; exit 1; }"),
-            "configuration",
-            "wrong: bad: x",
-        ),
-        (
-            lambda ctl, _: ctl.set_log(
-                ("postfix/smtpd", "NOQUEUE: reject: RCPT from x[203.0.113.9]: 554 5.7.1 <a>: Access denied")
-            ),
-            "clients",
-            "1 with 554",
-        ),
-    ],
-)
-def test_doctor_names_each_fault(
-    healthy: Ctl, provider: Provider, change: Change, step: str, evidence: str
-) -> None:
-    change(healthy, provider)
-    code, text = healthy("doctor", "--json")
-    found = steps(text)
-    assert any(evidence in line for line in found[step]), found
-    is_wrong = any(line.startswith("wrong") for lines in found.values() for line in lines)
-    assert code == int(is_wrong)
-    for item in json.loads(text)["steps"]:
-        if item["state"] == "wrong":
-            assert item["mend"] or item["step"] == "disk"
-    assert PASSWORD not in text
-
-
-def test_an_empty_queue_with_bounces_in_the_log_is_not_success(healthy: Ctl) -> None:
-    healthy.set_log(("postfix/smtp", BOUNCE))
-    code, text = healthy("doctor", "--offline")
-    assert code == 1
-    assert "that alone does not say that mail arrived" in text
-    assert "mend: Verify the sender's address or domain at the provider" in text
-
-
-def test_every_reason_has_something_that_mends_it() -> None:
-    assert {name for name, _ in _REASONS} == set(MENDS)
-
-
-# -- send-test
-
-
-@pytest.fixture
-def relay_port(tmp_path: Path, fake_tool: FakeTools) -> Iterator[Places]:
-    """A port 25 that takes one message as 4bXyZ1A."""
-    replies = [b"250 relay\r\n", b"250 ok\r\n", b"250 ok\r\n", b"354 go on\r\n"]
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            client, _ = server.accept()
-            with client, client.makefile("rb") as lines:
-                client.sendall(b"220 relay\r\n")
-                for reply in replies:
-                    lines.readline()
-                    client.sendall(reply)
-                while lines.readline() != b".\r\n":
-                    pass
-                client.sendall(b"250 2.0.0 Ok: queued as 4bXyZ1A\r\n")
-                lines.readline()
-                client.sendall(b"221 bye\r\n")
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield make_places(tmp_path / "other", server.getsockname()[1])
-        thread.join(5)
-
-
-def say(status: str, text: str) -> tuple[str, str]:
-    return "postfix/smtp", (
-        f"4bXyZ1A: to=<a@example.org>, relay=h[192.0.2.1]:587, delay=1, delays=0/0/0/1, dsn=2.0.0, "
-        f"status={status} ({text})"
-    )
-
-
-@pytest.mark.parametrize(
-    ("lines", "code", "last"),
-    [
-        ([say("deferred", "host h said: 454 later"), say("sent", "250 Ok")], 0, "The provider has taken it"),
-        ([say("bounced", "host h said: 554 no")], 1, "It was not delivered"),
-        ([say("deferred", "host h said: 454 later")], 1, "It stays in the queue"),
-    ],
-)
-def test_send_test_follows_the_message_to_its_last_reply(
-    relay_port: Places, fake_tool: FakeTools, lines: list[tuple[str, str]], code: int, last: str
-) -> None:
-    places = relay_port
-    postfix = FakePostfix(places.root / "postfix", places, fake_tool)
-    ctl = Ctl(places, postfix, fake_tool)
-    other = ("postfix/smtp", lines[0][1].replace("4bXyZ1A", "4bXyZ1B").replace("454", "999"))
-    ctl.set_log(other, *lines)
-    found, text = ctl("send-test", "a@example.org")
-    assert found == code
-    assert "accepted from relay-test@example.com as 4bXyZ1A" in text
-    assert last in text.splitlines()[-1]
-    assert "999" not in text
-
-
-def test_send_test_at_a_closed_port_says_where_to_look(
-    tmp_path: Path, fake_tool: FakeTools, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    places = make_places(tmp_path / "other", port)
-    ctl = Ctl(places, FakePostfix(places.root / "postfix", places, fake_tool), fake_tool)
-    assert ctl("send-test", "a@example.org")[0] == 1
-    assert "relayctl status" in capsys.readouterr().err
 
 
 # -- the command line

@@ -15,7 +15,7 @@ from relay_agent import rate
 from relay_agent.imds import Imds
 from relay_agent.logs import Log
 from relay_agent.maillog import Delivery
-from relay_agent.pace import Bucket, Gate, LogReader
+from relay_agent.pace import ADDRESS, Bucket, Gate, LogReader
 from relay_agent.places import Places
 from relay_agent.postfix import Postfix
 from relay_agent.rate import HEADROOM, Aws, Rate, Sessions, count_relays, read_quota, sessions_for
@@ -26,6 +26,7 @@ from builder.standin.metadata import Metadata
 from builder.standin.secrets import SecretsManager
 from tests.agent.relay_world import agent_json, make_places
 from tests.fakes import FakeTools
+from tests.rendered import parameters, rendered
 
 
 class Clock:
@@ -289,6 +290,23 @@ def test_the_share_is_in_force_soon_after_the_start(files: Places, fake_tool: Fa
     observe, published, _said = run_start(files, quota)
     assert observe is not None
     assert published.get(timeout=10)["own_per_second"] == pytest.approx(20 * HEADROOM)
+
+
+def test_an_image_with_a_quota_asks_where_the_agent_answers() -> None:
+    files = rendered(quota={"messages_per_second": 14})
+    table = parameters(files["root/etc/postfix/main.cf"])["smtp_connection_cache_destinations"]
+    assert table == "socketmap:inet:{}:{}:rate".format(*ADDRESS)
+    assert json.loads(files["root/etc/relay/agent.json"])["quota"] == {
+        "messages_per_second": 14,
+        "source": "config",
+        "share": "fleet",
+        "sessions": 100,
+    }
+
+
+def test_an_image_without_a_quota_asks_nobody() -> None:
+    values = parameters(rendered()["root/etc/postfix/main.cf"])
+    assert values["smtp_connection_cache_destinations"] == "static:all"
 
 
 @pytest.fixture

@@ -1,0 +1,182 @@
+"""Tests of the loop: what a rotation, a second upstream and draining do to Postfix."""
+
+from __future__ import annotations
+
+import pytest
+from relay_agent.maillog import parse
+from relay_agent.places import Places
+from relay_agent.trouble import Trouble
+
+from tests.agent.relay_world import FakePostfix, agent_json, upstream_json, write_json
+from tests.agent.scripted_relay import AUTH_LINE, BUSY, REFUSED, Relay
+
+
+@pytest.fixture
+def relay(places: Places, postfix_programs: FakePostfix) -> Relay:
+    return Relay(places, postfix_programs)
+
+
+# -- rotation
+
+
+def test_a_new_version_is_proven_before_it_replaces_the_old_one(relay: Relay) -> None:
+    relay.rounds()
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    reloads, flushes = relay.postfix.reloads, relay.postfix.flushes
+    relay.rounds(1, seconds=67)
+    assert relay.maps_at_probe[-1] == "localhost user:password-1\n"
+    assert relay.map == "localhost user:password-2\n"
+    assert (relay.postfix.reloads, relay.postfix.flushes) == (reloads + 1, flushes + 1)
+    assert relay.state == "ready"
+    assert relay.status["upstreams"][0]["counts"]["rotations"] == 1
+
+
+def test_an_unchanged_version_is_neither_probed_nor_reloaded(relay: Relay) -> None:
+    relay.rounds()
+    reloads = relay.postfix.reloads
+    relay.rounds(5, seconds=67)
+    assert relay.fetches == 6
+    assert relay.probes == ["password-1"]
+    assert relay.postfix.reloads == reloads
+
+
+def test_polls_have_jitter(relay: Relay) -> None:
+    waits = set()
+    for _ in range(6):
+        relay.rounds()
+        due = relay.agent._keepers[0].due
+        waits.add(round(due - relay.now, 6))
+        relay.now = due
+    assert len(waits) == 6
+    assert all(54 <= wait <= 66 for wait in waits)
+
+
+@pytest.mark.parametrize("trouble", [REFUSED, BUSY], ids=["535", "454"])
+def test_a_bad_new_version_is_refused_and_the_old_one_kept(relay: Relay, trouble: Trouble) -> None:
+    relay.rounds()
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    relay.answers["password-2"] = trouble
+    reloads = relay.postfix.reloads
+    relay.rounds(6, seconds=67)
+    assert relay.map == "localhost user:password-1\n"
+    assert relay.state == "ready"
+    assert relay.postfix.reloads == reloads
+    shown = relay.board.values()["upstreams"][0]
+    assert shown["version_id"] == "v1"
+    assert shown["reason"]["code"] == trouble.code
+    assert shown["refused_version"] == ("v2" if trouble is REFUSED else None)
+    assert relay.probes.count("password-2") == 6
+    relay.versions["relay/ses"] = ("v3", "password-3")
+    relay.rounds(1, seconds=67)
+    assert relay.map == "localhost user:password-3\n"
+    assert relay.board.values()["upstreams"][0]["refused_version"] is None
+
+
+def test_a_new_version_of_the_wrong_shape_is_refused(relay: Relay) -> None:
+    relay.rounds()
+    relay.versions["relay/ses"] = ("v2", "")
+    relay.rounds(1, seconds=67)
+    shown = relay.board.values()["upstreams"][0]
+    assert (shown["refused_version"], shown["reason"]["code"]) == ("v2", "secret-shape")
+    assert relay.map == "localhost user:password-1\n"
+
+
+def see_log(relay: Relay, line: str) -> None:
+    event = parse("postfix/smtp", line)
+    assert event is not None
+    if relay.board.traffic.add(event):
+        relay.agent.login_refused()
+
+
+def test_a_535_in_the_log_makes_the_agent_look_early(relay: Relay) -> None:
+    relay.rounds()
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    relay.answers["password-1"] = REFUSED
+    see_log(relay, AUTH_LINE)
+    relay.rounds(1, seconds=11)
+    assert relay.map == "localhost user:password-2\n"
+    assert relay.state == "ready"
+
+
+def test_a_storm_of_535_is_one_early_look(relay: Relay) -> None:
+    relay.rounds()
+    for _ in range(50):
+        see_log(relay, AUTH_LINE)
+        relay.rounds(1, seconds=0.1)
+    assert relay.fetches == 1
+    relay.rounds(1, seconds=10)
+    assert relay.fetches == 2
+
+
+def test_a_password_that_is_taken_away_degrades_the_relay_but_does_not_close_it(relay: Relay) -> None:
+    relay.rounds()
+    relay.answers["password-1"] = REFUSED
+    see_log(relay, AUTH_LINE)
+    relay.rounds(1, seconds=11)
+    assert (relay.state, relay.reason) == ("degraded", "auth-refused")
+    assert relay.postfix.is_open
+    flushes = relay.postfix.flushes
+    del relay.answers["password-1"]
+    relay.rounds(1, seconds=61)
+    assert relay.state == "ready"
+    assert relay.postfix.flushes == flushes + 1
+
+
+def test_secrets_manager_being_away_does_not_degrade_a_working_relay(relay: Relay) -> None:
+    relay.rounds()
+    relay.fetch_trouble = Trouble("endpoint-slow", "slow")
+    relay.rounds(3, seconds=67)
+    assert relay.state == "ready"
+    assert relay.board.values()["upstreams"][0]["reason"]["code"] == "endpoint-slow"
+
+
+# -- several upstreams
+
+
+@pytest.fixture
+def two(relay: Relay) -> Relay:
+    second = upstream_json(name="backup", host="backup.example.com", secret="relay/backup")
+    write_json(relay.places.agent_json, agent_json(upstreams=[upstream_json(), second]))
+    relay.versions["relay/backup"] = ("b1", "password-b")
+    return relay
+
+
+def test_each_upstream_has_its_line_in_the_map(two: Relay) -> None:
+    two.rounds()
+    assert two.state == "ready"
+    assert two.map == "backup.example.com user:password-b\nlocalhost user:password-1\n"
+
+
+def test_one_proven_upstream_is_enough_to_accept(two: Relay) -> None:
+    two.answers["password-1"] = REFUSED
+    two.rounds()
+    assert (two.state, two.reason) == ("degraded", "auth-refused")
+    assert two.postfix.is_open
+    assert two.map == "backup.example.com user:password-b\n"
+
+
+# -- draining
+
+
+def test_draining_closes_the_port_and_flushes_once(relay: Relay) -> None:
+    relay.rounds()
+    flushes = relay.postfix.flushes
+    relay.places.draining.touch()
+    relay.rounds(3, seconds=2)
+    assert relay.state == "draining"
+    assert not relay.postfix.is_open
+    assert relay.postfix.flushes == flushes + 1
+    relay.places.draining.unlink()
+    relay.rounds()
+    assert relay.state == "ready"
+    assert relay.postfix.is_open
+
+
+def test_a_rotation_while_draining_reaches_postfix(relay: Relay) -> None:
+    relay.rounds()
+    relay.places.draining.touch()
+    relay.rounds()
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    relay.rounds(1, seconds=67)
+    assert relay.map == "localhost user:password-2\n"
+    assert not relay.postfix.is_open
