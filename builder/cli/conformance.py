@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,21 +17,26 @@ from builder.errors import BuilderError
 if TYPE_CHECKING:
     from builder.conformance.case import Case
     from builder.conformance.report import CaseResult, Report
-    from builder.releases import Release
 
 
 @click.command(cls=Verb, example="sudo builder conformance\nsudo builder conformance starttls-stripped")
 @click.argument("names", metavar="[CASE]...", nargs=-1)
 @click.option("--list", "only_list", is_flag=True, help="List the cases, and stop.")
-@click.option("--release", metavar="NAME", help="Whose parameters are tried; without it, this Postfix's.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default="/",
+    help="The tree of another release, whose Postfix is tried.",
+)
 @json_option
-def command(names: tuple[str, ...], only_list: bool, release: str | None, as_json: bool) -> None:
+def command(names: tuple[str, ...], only_list: bool, root: Path, as_json: bool) -> None:
     """Try the rendered configuration on a private Postfix, fault by fault, with a scripted provider.
 
     For each fault: what client and provider saw, and what is in the queue. The machine's own Postfix
     is not touched. Needs root; ends with 1 when a case fails.
     """
     from builder.conformance import CASES
+    from builder.conformance.here import run_here
 
     chosen = [case for case in CASES if not names or case.name in names]
     unknown = set(names) - {case.name for case in chosen}
@@ -45,7 +49,9 @@ def command(names: tuple[str, ...], only_list: bool, release: str | None, as_jso
         raise BuilderError(
             "Only root can run a private Postfix in a namespace of its own", hint="Run it with `sudo`"
         )
-    _report(list(_run(chosen, _release(release))), as_json)
+    with console.step(f"Try {len(chosen)} cases") as step:
+        report = run_here(chosen, root=root, progress=lambda result: step.note(_line(result)))
+    _report(report, as_json)
 
 
 def _list(cases: Sequence[Case], as_json: bool) -> None:
@@ -55,34 +61,17 @@ def _list(cases: Sequence[Case], as_json: bool) -> None:
         console.out_table(("CASE", "WHAT IS TRIED"), [(case.name, case.title) for case in cases])
 
 
-def _run(cases: Sequence[Case], release: Release) -> Iterator[Report]:
-    """Run the cases of each setup on a relay of its own."""
-    from builder.conformance.runner import run_cases
-    from builder.conformance.setups import SETUPS, running
-
-    for setup in dict.fromkeys(case.setup for case in cases):
-        with (
-            tempfile.TemporaryDirectory(prefix="builder-conformance-") as folder,
-            console.step(f"Setup `{setup}`") as step,
-            running(SETUPS[setup], release, Path(folder)) as bed,
-        ):
-            of_setup = [case for case in cases if case.setup == setup]
-            yield run_cases(
-                bed.relay, bed.upstreams, of_setup, progress=lambda result: step.note(_line(result))
-            )
-
-
-def _report(reports: Sequence[Report], as_json: bool) -> None:
-    results = [result for report in reports for result in report.results]
+def _report(report: Report, as_json: bool) -> None:
+    results = report.results
     if as_json:
-        console.out_json([report.to_json() for report in reports])
+        console.out_json(report.to_json())
     else:
         rows = [(result.name, _verdict(result), "; ".join(result.problems)) for result in results]
         console.out_table(("CASE", "RESULT", "WHAT WAS WRONG"), rows)
     failed = [result.name for result in results if result.problems]
     if failed:
         raise BuilderError(f"{len(failed)} of {len(results)} cases failed: {', '.join(failed)}")
-    console.say(f"All {len(results)} cases passed on Postfix {reports[0].postfix}")
+    console.say(f"All {len(results)} cases passed on Postfix {report.postfix}")
 
 
 def _line(result: CaseResult) -> str:
@@ -93,20 +82,3 @@ def _verdict(result: CaseResult) -> str:
     if result.skipped:
         return f"not run: {result.skipped}"
     return "ok" if result.passed else "FAILED"
-
-
-def _release(name: str | None) -> Release:
-    """Return the release of that name, or the newest whose Postfix is not newer than the one here."""
-    from builder import process
-    from builder.releases import RELEASES, get_release
-
-    if name is not None:
-        return get_release(name)
-    postconf = process.find_tool("postconf", to="try the configuration", install="apt-get install postfix")
-    series = tuple(
-        int(part) for part in process.tool_version(postconf, ["-dh", "mail_version"]).split(".")[:2]
-    )
-    known = [release for release in RELEASES.values() if release.postfix_version <= series]
-    if not known:
-        raise BuilderError(f"No release that builder knows has a Postfix as old as `{postconf}`")
-    return max(known, key=lambda release: release.postfix_version)
