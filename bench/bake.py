@@ -13,8 +13,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import harness
-from builder import base, base_build, base_store, packer, process, workspace
-from builder.bake import BakeRequest, bake, payload_scripts
+from builder import assets, base, base_build, base_store, packer, packer_template, process, workspace
+from builder.bake import BakeRequest, bake
 from builder.config import RelayConfig, load_config
 from builder.launch import choose_accelerator
 from builder.releases import get_release
@@ -29,7 +29,7 @@ def naive_bake(config: RelayConfig, start: base.Base, folder: Path) -> None:
     with workspace.create(folder, "naive", workspace.new_bake_id()) as work:
         files = render(config, get_release(start.release or ""))
         work.write({**files, **_seed(files["packages.txt"].split(), work.make_key())})
-        work.pack_payload(payload_scripts())
+        work.pack_payload(packer_template.script_files(assets.folder("packer")))
         shutil.copy(NAIVE, work.path)
         (work.path / "seed").symlink_to(work.seed)
         values = {

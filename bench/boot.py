@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import yaml
 
 from bench import harness
-from builder import base, base_build, base_store, workspace
-from builder.bake import IMAGE, BakeRequest, bake, payload_scripts
+from builder import assets, base, base_build, base_store, packer_template, workspace
+from builder.bake import IMAGE, BakeRequest, bake
 from builder.config import RelayConfig, load_config
 from builder.launch import launch_qemu
 from builder.releases import get_release
@@ -76,7 +76,7 @@ def make_payload(config: RelayConfig, start: base.Base, folder: Path) -> Path:
     work = workspace.Workspace(folder, "payload", workspace.new_bake_id())
     work.rendered.mkdir(parents=True)
     work.write(render(config, get_release(start.release or "")))
-    return work.pack_payload(payload_scripts())
+    return work.pack_payload(packer_template.script_files(assets.folder("packer")))
 
 
 def main() -> None:

@@ -144,7 +144,7 @@ def _build(
     """Go from rendered files to one disk image in the workspace (steps 5 and 6)."""
     timings: dict[str, float] = {}
     template = request.packer_dir or assets.folder("packer")
-    _fill(work, planned)
+    _fill(work, planned, template)
     (work.path / CONFIG).write_text(request.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     disk = packer_qemu.make_overlay(planned.base.path, work.path / "start.qcow2")
     values = packer_qemu.values(work, disk, accelerator=accelerator.name)
@@ -176,13 +176,7 @@ def _build(
     return record
 
 
-def payload_scripts() -> dict[str, Path]:
-    """Return the scripts that run in the build VM, by their path in the payload."""
-    scripts = assets.folder("packer") / "scripts"
-    return {f"scripts/{name}": scripts / name for name in packer_template.SCRIPTS}
-
-
-def _fill(work: Workspace, planned: Plan) -> None:
+def _fill(work: Workspace, planned: Plan, template: Path) -> None:
     """Write everything that goes into the build VM; a person can open each file."""
     seed = render_bake_seed(
         planned.files["packages.txt"].split(),
@@ -190,7 +184,7 @@ def _fill(work: Workspace, planned: Plan) -> None:
         instance_id=f"bake-{work.bake_id}",
     )
     work.write({**planned.files, **seed})
-    work.pack_payload(payload_scripts())
+    work.pack_payload(packer_template.script_files(template))
 
 
 def _prove(
