@@ -26,7 +26,7 @@ def help_block() -> str:
     """Return `builder --help` as a code block, 80 columns wide."""
     from builder.cli import cli
 
-    context = click.Context(cli, info_name="builder", terminal_width=_WIDTH)
+    context = click.Context(cli, info_name="builder", terminal_width=_WIDTH, **cli.context_settings)
     return f"```text\n$ builder --help\n{cli.get_help(context)}\n```\n"
 
 
