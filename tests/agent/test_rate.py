@@ -261,6 +261,22 @@ def test_the_concurrency_is_changed_only_when_it_must(files: Places, fake_tool: 
     ]
 
 
+@pytest.fixture(autouse=True)
+def _end_the_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stop what `rate.start` starts: in a later test it would run this machine's own `postconf`."""
+    started: list[rate.RateThread] = []
+
+    class Remembered(rate.RateThread):
+        def start(self) -> None:
+            started.append(self)
+            super().start()
+
+    monkeypatch.setattr(rate, "RateThread", Remembered)
+    yield
+    for thread in started:
+        thread.stop()
+
+
 def run_start(files: Places, quota: Any) -> tuple[Any, queue.Queue[dict[str, Any]], io.StringIO]:
     """Start as the agent does; return what it gave, what it published and what it logged."""
     values = agent_json() if quota is None else agent_json(quota=quota, fleet_size=2)
