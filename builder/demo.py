@@ -77,7 +77,7 @@ def _obtain_base() -> str:
         if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
             raise
         console.say(f"{error.message}. Building `{FALLBACK}` from this machine's package mirror instead")
-        base_build.build(FALLBACK)
+        base_build.ensure(FALLBACK)
         return FALLBACK
     return base.DEFAULT
 
