@@ -107,10 +107,14 @@ class Relay:
         reasons = {reason for entry in queue for reason in _reasons(entry)}
         return f"{len(queue)} messages" + (f": {'; '.join(sorted(reasons))}" if reasons else "")
 
-    def wait_deferred(self, count: int = 1, *, timeout_seconds: float = 90) -> str:
-        """Wait until that many messages are deferred and return the reasons."""
+    def wait_deferred(
+        self, count: int = 1, *, timeout_seconds: float = 90, guard: Callable[[], None] | None = None
+    ) -> str:
+        """Wait until that many messages are deferred and return the reasons; `guard` may raise meanwhile."""
 
         def reasons() -> str | None:
+            if guard is not None:
+                guard()
             deferred = [entry for entry in self.queue() if _reasons(entry)]
             found = {reason for entry in deferred for reason in _reasons(entry)}
             return "; ".join(sorted(found)) if len(deferred) >= count else None

@@ -19,11 +19,15 @@ def wrong_certificate(relay: Relay) -> str:
     relay.misbehave(impostor)
     try:
         before = len(relay.provider.auths)
+
+        def no_login() -> None:
+            tried = relay.provider.auths[before:]
+            require(not tried, f"{len(tried)} logins were sent to the impostor")
+            require(not relay.provider.leaks, "a password was sent to the impostor")
+
         subjects = relay.send()
-        reason = relay.wait_deferred()
-        tried = relay.provider.auths[before:]
-        require(not tried, f"{len(tried)} logins were sent to the impostor")
-        require(not relay.provider.leaks, "a password was sent to the impostor")
+        reason = relay.wait_deferred(guard=no_login)
+        no_login()
     finally:
         relay.provider.clear()
     relay.flush()

@@ -48,6 +48,7 @@ def test_an_open_relay_that_trusts_any_certificate_is_found_out(
     failed = {check.name: check.evidence for check in report.failed}
     assert set(failed) == {"closed-relay", "wrong-certificate", "sealed: no-host-keys"}
     assert "expected 5xx before DATA" in failed["closed-relay"]
+    assert "sent to the impostor" in failed["wrong-certificate"]
     assert "/etc/ssh/ssh_host_rsa_key" in failed["sealed: no-host-keys"]
     assert report.logs
     assert "postfix" in (Path(report.logs) / "fresh" / "postfix.log").read_text()
@@ -60,8 +61,8 @@ def _spoil(image: Path, folder: Path) -> Path:
     root = disk.find_root(raw)
     main_cf = root.read("/etc/postfix/main.cf")
     for right, wrong in (
-        # Without any `reject` Postfix would not even start: postconf(5), smtpd_relay_restrictions.
-        ("smtpd_relay_restrictions = permit_mynetworks, reject", "smtpd_relay_restrictions = permit, reject"),
+        # Postfix does not start without a `reject`, and sees through one after a plain `permit`.
+        ("permit_mynetworks, reject", "check_client_access static:OK, reject"),
         ("smtp_tls_security_level = secure", "smtp_tls_security_level = encrypt"),
     ):
         assert right in main_cf
