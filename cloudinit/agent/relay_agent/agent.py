@@ -92,6 +92,8 @@ class Agent:
         while not self._stopping:
             self._wake.wait(self.step())
             self._wake.clear()
+        # The file is otherwise seconds behind; who looks after a stop sees how it was left.
+        self._write()
         notify.notify("STOPPING=1")
 
     def stop(self) -> None:
