@@ -290,12 +290,13 @@ class QemuGuest:
         shutil.rmtree(self.machine.qmp.parent, ignore_errors=True)
 
 
-# The card is found by its address, because its name depends on the release. It takes a moment to appear.
+# The card is found by its address, because its name depends on the release. It takes a moment to appear, and
+# udev renames it a moment later: a command with the first name then fails and is tried again.
 _UP = f"""
 for _ in $(seq 50); do
+    udevadm settle --timeout=5
     card=$(ip -br link | awk '$3 == "{_MAC}" {{ print $1 }}')
-    if [ -n "$card" ]; then
-        ip address replace {_SECOND_ADDRESS}/24 dev "$card" && ip link set "$card" up
+    if [ -n "$card" ] && ip address replace {_SECOND_ADDRESS}/24 dev "$card" && ip link set "$card" up; then
         exit
     fi
     sleep 0.2
