@@ -89,6 +89,12 @@ def format_seconds(seconds: float) -> str:
     return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
 
 
+def _fit(text: str) -> str:
+    """Cut a spinner's line to the terminal, less the spinner: one that wraps is drawn anew at each turn."""
+    room = max(_err.width - 4, 20)
+    return escape(text if len(text) <= room else text[: room - 1] + "…")
+
+
 class Step:
     """A running step: `note` says what it is doing now, `seconds` how long it has taken so far."""
 
@@ -109,7 +115,7 @@ class Step:
             return
         self._note = text
         if self._status is not None:
-            self._status.update(f"{escape(self.title)}: {escape(text)}")
+            self._status.update(_fit(f"{self.title}: {text}"))
         else:
             say(f"  {format_seconds(self.seconds):>10}  {text}")
 
@@ -119,7 +125,7 @@ def step(title: str) -> Iterator[Step]:
     """Show a step while it runs and how long it took; nested steps are indented."""
     global _depth
     # A spinner only on a terminal, and only for the outermost step: rich has one live display.
-    live = _err.status(escape(title)) if _err.is_terminal and _depth == 0 else None
+    live = _err.status(_fit(title)) if _err.is_terminal and _depth == 0 else None
     current = Step(title, live)
     if live is not None:
         live.start()

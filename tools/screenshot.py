@@ -18,6 +18,8 @@ from rich.text import Text
 _WIDTH = 110
 # `script` writes a line of its own at both ends.
 _FRAME = re.compile(r"^Script (started|done) ")
+# A frame of a spinner: a dot pattern of Braille, with or without colour.
+_SPINNER = re.compile(r"(?:\x1b\[[0-9;]*m)*[\u2800-\u28ff]")
 # Cursor movements and line erasures; colours (`…m`) stay.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-ln-z]")
 
@@ -26,8 +28,10 @@ def read_lines(path: Path) -> list[str]:
     """Return the lines as they were left on the screen."""
     lines = []
     for raw in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        shown = _CONTROL.sub("", raw.rstrip("\r").rsplit("\r", 1)[-1])
-        if not _FRAME.match(shown):
+        # A spinner erases its line and writes it again; the last is what stays. Paths of this machine do not.
+        last = raw.rstrip("\r").rsplit("\r", 1)[-1].rsplit("\x1b[2K", 1)[-1]
+        shown = _CONTROL.sub("", last).replace(f"{Path.cwd()}/", "")
+        if not _FRAME.match(shown) and not _SPINNER.match(shown):
             lines.append(shown.rstrip())
     return lines
 
