@@ -181,7 +181,7 @@ def test_a_signal_lets_every_with_block_clean_up(number: signal.Signals, code: i
         assert running.stdout is not None
         assert running.stdout.readline() == "started\n"
         running.send_signal(number)
-        out, err = running.communicate(timeout=20)
+        out, err = running.communicate(timeout=60)
 
     assert (running.returncode, out) == (code, "cleaned up\n")
     assert err.strip() == "stopped"
