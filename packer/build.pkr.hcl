@@ -20,6 +20,8 @@ build {
   provisioner "shell" {
     inline = [
       "set -e",
+      # Packer prints the two streams in no fixed order: an error could come before the phase that it belongs to.
+      "exec 2>&1",
       "dir=${local.dir}",
       "trap 'code=$?; [ $code -eq 0 ] || sh $dir/scripts/diag.sh; exit $code' EXIT",
       "mkdir -p $dir",

@@ -78,8 +78,9 @@ class VerifyReport:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return {**asdict(self), "passed": self.passed, "seconds_to_ready": self.seconds_to_ready}
+        """Return it as what JSON gives back: a record equals itself, written and read again."""
+        values = {**asdict(self), "checks": [asdict(check) for check in self.checks]}
+        return {**values, "passed": self.passed, "seconds_to_ready": self.seconds_to_ready}
 
 
 def read_report(raw: Mapping[str, Any]) -> VerifyReport:

@@ -36,6 +36,7 @@ DIAGNOSES = {
     "no-unit": ("no-unit", "There is no unit `relay-agent.service` in the image"),
     "postfix-refuses": ("postfix", "Postfix refuses its configuration: /etc/postfix/main.cf, line 12"),
     "other-script": ("script", "The script `configure.sh` failed: /run/relay-bake/scripts/configure.sh: 33"),
+    "silent-script": ("silent-script", "The script `install.sh` failed and printed nothing"),
     "ssh-silent": ("silent", "The base image's kernel printed nothing on the serial console"),
     "ssh-no-datasource": ("no-datasource", "The machine booted but its cloud-init did not find the seed"),
     "ssh-no-cloud-init": ("no-cloud-init", "The machine booted but cloud-init never ran"),

@@ -61,5 +61,6 @@ def test_long_evidence_is_cut_in_the_table_only_where_it_passed() -> None:
 def test_a_report_survives_json() -> None:
     report = _report(GOOD, BAD, boots={"fresh": 41.3})
     text = json.dumps(report.to_json())
+    assert json.loads(text) == report.to_json()
     assert json.loads(text)["passed"] is False
     assert read_report(json.loads(text)) == report
