@@ -20,8 +20,7 @@ from builder.config import RelayConfig, load_config
 from builder.launch import launch_qemu
 from builder.releases import get_release
 from builder.render import render
-from builder.standin.sample import sample_credential
-from builder.verify.runner import boot_user_data, make_stand_ins
+from builder.verify.world import boot_user_data, make_stand_ins, sample_logins
 
 _DIR = "/opt/relay-install"
 _HALF_AN_HOUR = 1800
@@ -29,8 +28,7 @@ _HALF_AN_HOUR = 1800
 
 def golden(image: Path, config: RelayConfig) -> float:
     """Boot the image fresh; seconds until it has proved its credential and opened port 25."""
-    credential = sample_credential(config.provider, config.region)
-    with make_stand_ins(config, credential) as stand_ins:
+    with make_stand_ins(config, sample_logins(config)) as stand_ins:
         user_data = boot_user_data(config, stand_ins)
         with launch_qemu(image, user_data=user_data) as guest:
             return guest.wait_ready(timeout_seconds=_HALF_AN_HOUR)
@@ -44,8 +42,7 @@ def bare(start: base.Base) -> float:
 
 def installed_at_boot(start: base.Base, config: RelayConfig, payload: Path) -> float:
     """Boot the base with user data that installs and configures the same relay; seconds until it is ready."""
-    credential = sample_credential(config.provider, config.region)
-    with make_stand_ins(config, credential) as stand_ins:
+    with make_stand_ins(config, sample_logins(config)) as stand_ins:
         user_data = _install_user_data(config, start, payload, boot_user_data(config, stand_ins))
         with launch_qemu(start.path, user_data=user_data) as guest:
             return guest.wait_ready(timeout_seconds=_HALF_AN_HOUR)
@@ -57,6 +54,8 @@ def _install_user_data(config: RelayConfig, start: base.Base, payload: Path, lau
     packed = base64.b64encode(payload.read_bytes()).decode()
     files = render(config, get_release(start.release or ""))
     content["package_update"] = True
+    # There is no nft before the packages are installed.
+    redirects = content.pop("bootcmd")
     content["packages"] = files["packages.txt"].split()
     content.setdefault("write_files", []).append(
         {"path": f"{_DIR}/payload.tar", "encoding": "b64", "content": packed}
@@ -66,6 +65,7 @@ def _install_user_data(config: RelayConfig, start: base.Base, payload: Path, lau
         ["sh", f"{_DIR}/scripts/configure.sh", _DIR],
         ["systemctl", "daemon-reload"],
         ["systemctl", "restart", "nftables.service", "postfix.service"],
+        *redirects,
         ["systemctl", "start", "--no-block", "relay-agent.service"],
     ]
     return "#cloud-config\n" + json.dumps(content)

@@ -41,14 +41,14 @@ from builder import record as records
 from builder.config import RelayConfig
 from builder.errors import BuilderError
 from builder.launch import Accelerator, choose_accelerator
-from builder.record import ImageRecord
+from builder.record import ImageRecord, Profile
 from builder.releases import Release, get_release
 from builder.render import render
 from builder.render.bake import render_bake_seed
 from builder.workspace import Workspace
 
 if TYPE_CHECKING:
-    from builder.verify import Profile, VerifyReport
+    from builder.verify import VerifyReport
 
 # The disk image, its bill of materials and its configuration in an image's folder.
 IMAGE = "relay.qcow2"
@@ -67,7 +67,7 @@ class BakeRequest:
     """What a base that is a file holds, where its name does not say it."""
     images_dir: Path = field(default_factory=lambda: Path(os.environ.get("BUILDER_IMAGES", "images")))
     force: bool = False
-    profile: Profile | Literal["none"] = "full"
+    profile: Profile | Literal["none"] = "standard"
     """How the finished image is tried; `none` leaves it unverified, and the record says so."""
     packer: Path | None = None
     packer_dir: Path | None = None
@@ -121,7 +121,7 @@ def bake(request: BakeRequest) -> tuple[Path, ImageRecord]:
         folder, record = planned.found
         when = f"{record.created:%Y-%m-%d %H:%M} UTC"
         console.say(f"Image `{record.name}` was made from these same inputs on {when}")
-        return folder, record
+        return folder, _prove_again(request, folder, record)
     tool = packer.find(request.packer)
     packer.require_tools("qemu")
     accelerator = choose_accelerator(request.accelerator)
@@ -208,8 +208,20 @@ def _prove(
     )
     records.save(proved, work.path)
     if not report.passed:
-        raise _not_good(planned, report)
+        raise _not_good(planned.name, report)
     return proved
+
+
+def _prove_again(request: BakeRequest, folder: Path, record: ImageRecord) -> ImageRecord:
+    """Return the record of an image that was made before, once it has been tried as thoroughly as asked."""
+    if request.profile == "none" or records.is_proved(record, request.profile):
+        return record
+    report = verify_again(folder, profile=request.profile, accelerator=request.accelerator)
+    if not report.passed:
+        raise _not_good(
+            record.name, report, hint=f"The logs are in `{report.logs}`; bake anew with `--force`"
+        )
+    return records.load(folder)
 
 
 def verify_again(
@@ -236,9 +248,9 @@ def verify_again(
     return report
 
 
-def _not_good(planned: Plan, report: VerifyReport) -> BuilderError:
+def _not_good(name: str, report: VerifyReport, *, hint: str | None = None) -> BuilderError:
     failed = "; ".join(f"`{check.name}`: {check.evidence}" for check in report.failed)
-    return BuilderError(f"Image `{planned.name}` was baked but did not pass `verify`: {failed}")
+    return BuilderError(f"Image `{name}` was baked but did not pass `verify`: {failed}", hint=hint)
 
 
 def _release_of(chosen: base.Base, request: BakeRequest) -> Release:
@@ -256,8 +268,7 @@ def _find(request: BakeRequest, key: str) -> tuple[Path, ImageRecord] | None:
     found = records.find(request.images_dir, key)
     if found is None or (request.name is not None and found[1].name != request.name):
         return None
-    # An image that nobody has tried does not answer a request for one that was.
-    return found if request.profile == "none" or found[1].status == "verified" else None
+    return found
 
 
 def _describe_base(planned: Plan) -> records.Base:

@@ -16,9 +16,8 @@ from builder.errors import BuilderError
 from builder.launch import choose_accelerator, launch_qemu
 from builder.record import ImageRecord
 from builder.standin.journal import Message
-from builder.standin.sample import sample_credential
 from builder.verify.relay import Relay
-from builder.verify.runner import boot_user_data, make_stand_ins
+from builder.verify.world import boot_user_data, make_stand_ins, sample_logins
 
 # What is built where Canonical's image cannot be downloaded.
 FALLBACK = "debian-12"
@@ -83,16 +82,16 @@ def _obtain_base() -> str:
 
 
 def _show(config: RelayConfig, folder: Path, record: ImageRecord, accelerator: str | None) -> Demonstration:
-    credential = sample_credential(config.provider, config.region)
+    logins = sample_logins(config)
     chosen = choose_accelerator(accelerator)
-    stand_ins = make_stand_ins(config, credential)
+    stand_ins = make_stand_ins(config, logins)
     with stand_ins, console.step(f"Boot `{record.name}` ({chosen})") as step:
         user_data = boot_user_data(config, stand_ins)
         with launch_qemu(folder / IMAGE, user_data=user_data, accelerator=chosen) as guest:
             step.note("waiting for the agent: it fetches the credential, proves it, opens port 25")
             seconds = guest.wait_ready()
             step.note("sending one message to port 25")
-            relay = Relay(guest, stand_ins, config, [credential])
+            relay = Relay(guest, stand_ins, config, logins)
             message = relay.wait_delivered(relay.send())[0]
     return _describe(folder, record, seconds, message)
 

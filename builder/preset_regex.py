@@ -11,6 +11,12 @@ _NOT_POSIX = (
     (re.compile(r"(?<!\\)[*+?}][?+]"), "lazy or possessive quantifiers such as `*?`"),
     (re.compile(r"(?<!\\)(?:\\\\)*\\[1-9]"), "references such as `\\1`"),
 )
+# The classes of a bracket expression, as Python spells what is in them (regex(7)).
+_CLASSES = {
+    "alnum": "a-zA-Z0-9", "alpha": "a-zA-Z", "blank": r" \t", "digit": "0-9", "lower": "a-z", "upper": "A-Z",
+    "punct": r"!-/:-@\[-`{-~", "space": r"\s", "xdigit": "0-9a-fA-F",
+}  # fmt: skip
+_CLASS = re.compile(r"\[:(\w+):\]")
 _REFERENCE = re.compile(r"\$(?:\{([0-9]+)\}|\(([0-9]+)\)|([0-9]))")
 
 
@@ -21,11 +27,19 @@ def posix_problem(pattern: str) -> str | None:
     for construct, name in _NOT_POSIX:
         if construct.search(pattern):
             return f"Postfix's `regexp:` tables do not know {name}"
+    unknown = sorted(set(_CLASS.findall(pattern)) - set(_CLASSES))
+    if unknown:
+        return f"there is no class `[:{unknown[0]}:]`; there are {', '.join(_CLASSES)}"
     try:
-        re.compile(pattern)
+        re.compile(as_python(pattern))
     except re.error as error:
         return f"it is not a regular expression: {error.msg} at character {(error.pos or 0) + 1}"
     return None
+
+
+def as_python(pattern: str) -> str:
+    """Return a POSIX extended expression as Python's `re` reads it: with its classes spelt out."""
+    return _CLASS.sub(lambda found: _CLASSES.get(found[1], found[0]), pattern)
 
 
 def expand(pattern: str, rewrite: str, line: str) -> str:
@@ -33,7 +47,7 @@ def expand(pattern: str, rewrite: str, line: str) -> str:
 
     `$1`, `${1}` and `$(1)` stand for the groups, as in regexp_table(5).
     """
-    found = re.search(pattern, line, re.IGNORECASE)
+    found = re.search(as_python(pattern), line, re.IGNORECASE)
     if found is None:
         return line
     return _REFERENCE.sub(lambda reference: found.group(int(next(filter(None, reference.groups())))), rewrite)
@@ -45,7 +59,7 @@ def rewrite_problem(pattern: str, rewrite: str, example: str) -> str | None:
     The same shape: a three-digit code, the same space or hyphen after it (a hyphen says that more lines
     follow), and an enhanced status code, where there is one, of the new class.
     """
-    groups = re.compile(pattern).groups
+    groups = re.compile(as_python(pattern)).groups
     highest = max((int(next(filter(None, found))) for found in _REFERENCE.findall(rewrite)), default=0)
     if highest > groups:
         return f"`rewrite` uses ${highest}, but `pattern` has {groups} groups"

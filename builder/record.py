@@ -16,6 +16,9 @@ from builder import console
 from builder.errors import BuilderError
 
 RECORD = "record.json"
+# How an image is tried, from the quickest to the most thorough: each has all checks of the one before.
+Profile = Literal["short", "standard", "full"]
+PROFILES: tuple[Profile, ...] = ("short", "standard", "full")
 
 
 class _Model(BaseModel):
@@ -84,6 +87,13 @@ class ImageRecord(_Model):
     tools: dict[str, str] = {}
     timings: dict[str, float] = {}
     verify: dict[str, Any] | None = None
+
+
+def is_proved(record: ImageRecord, profile: Profile) -> bool:
+    """Whether an image has passed a verification that had at least this profile's checks."""
+    passed = (record.verify or {}).get("profile")
+    proved = passed in PROFILES and PROFILES.index(passed) >= PROFILES.index(profile)
+    return record.status == "verified" and proved
 
 
 def digest_of(files: Mapping[str, str | Path]) -> str:

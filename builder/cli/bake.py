@@ -62,8 +62,8 @@ _ONLY: dict[str, tuple[str, ...]] = {
 @click.option(
     "--verify",
     "profile",
-    type=click.Choice(["full", "short", "none"]),
-    default="full",
+    type=click.Choice(["full", "standard", "short", "none"]),
+    default="standard",
     show_default=True,
     help="qemu: how the finished image is tried.",
 )

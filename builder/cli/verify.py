@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,16 +12,26 @@ from builder.cli.options import accelerator_option, complete_image, find_image_f
 from builder.cli.verbs import Verb
 from builder.errors import BuilderError
 
+if TYPE_CHECKING:
+    from builder.record import Profile
 
-@click.command(cls=Verb, example="builder verify ses-debian-12")
+
+@click.command(cls=Verb, example="builder verify ses-debian-12\nbuilder verify ses-debian-12 --full")
 @click.argument("image", shell_complete=complete_image)
-@click.option("--short", is_flag=True, help="Boot once only: mail, credential, closed relay, sealed image.")
+@click.option(
+    "--short", "profile", flag_value="short", help="Boot once only: mail, credential, closed relay, seal."
+)
+@click.option(
+    "--full", "profile", flag_value="full", help="Try every fault of the conformance suite in the image too."
+)
 @click.option(
     "--logs", type=click.Path(path_type=Path, file_okay=False), help="Where logs go when a check fails."
 )
 @accelerator_option
 @json_option
-def command(image: str, short: bool, logs: Path | None, accelerator: str | None, as_json: bool) -> None:
+def command(
+    image: str, profile: Profile | None, logs: Path | None, accelerator: str | None, as_json: bool
+) -> None:
     """Boot IMAGE fresh against stand-ins for everything outside, and check that it is a good relay.
 
     The report becomes part of the image's record. Ends with 1 when a check fails.
@@ -29,7 +40,7 @@ def command(image: str, short: bool, logs: Path | None, accelerator: str | None,
     from builder.verify import COLUMNS
 
     folder = find_image_folder(image)
-    report = verify_again(folder, profile="short" if short else "full", logs=logs, accelerator=accelerator)
+    report = verify_again(folder, profile=profile or "standard", logs=logs, accelerator=accelerator)
     if as_json:
         console.out_json(report.to_json())
     else:

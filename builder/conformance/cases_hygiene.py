@@ -124,7 +124,7 @@ CASES = (
         behaviours=behaving(Fault.UNKNOWN_RECIPIENT),
         act=_report_kept,
         expect=Expect(bounced=1),
-        needs=frozenset({"stop"}),
+        needs=frozenset({"reports"}),
     ),
     Case(
         "notice-sent",

@@ -184,6 +184,7 @@ CASES = (
         "STARTTLS is not offered: mail waits and no credential is sent",
         behaviours=behaving(Fault.NO_STARTTLS),
         expect=_WAITS_UNTRIED,
+        needs=frozenset({"starttls"}),
     ),
     _certificate(Certificate.WRONG_NAME, "A certificate for another name"),
     _certificate(Certificate.EXPIRED, "An expired certificate"),
@@ -216,6 +217,7 @@ CASES = (
         "too-many-recipients-at-provider",
         "452 after 30 recipients: the rest waits",
         behaviours=behaving(Fault.TOO_MANY_RECIPIENTS, limit=30),
+        parameters={"smtp_destination_recipient_limit": "50"},
         recipients=40,
         expect=Expect(delivered=30, queued=10),
     ),
@@ -240,6 +242,7 @@ CASES = (
         parameters={
             "smtp_destination_concurrency_limit": "10",
             "smtp_initial_destination_concurrency": "10",
+            "smtp_connection_reuse_count_limit": "100",
         },
         act=_reuse,
     ),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
-from builder.conformance import CASES
 from builder.conformance.relay import Relay
-from builder.conformance.report import CaseResult, Report
-from builder.conformance.runner import run_cases
-from builder.conformance.scene import Upstream
 from builder.launch.interface import Guest
 
-# The image has its own configuration, so only cases that need no other one can be run.
-_SETUP = "plain"
+_AGENT_JSON = "/etc/relay/agent.json"
+_KEEP_REPORTS = "/usr/lib/relay/bin/keep-dsn"
+# The cases send more than `clients` of relay.yaml allows one client; those limits have cases of their own.
+_NO_LIMITS = (
+    "smtpd_client_connection_count_limit", "smtpd_client_connection_rate_limit",
+    "smtpd_client_message_rate_limit", "smtpd_client_recipient_rate_limit",
+)  # fmt: skip
 
 
 class GuestRelay(Relay):
@@ -26,22 +28,33 @@ class GuestRelay(Relay):
     abilities = frozenset({"xclient", "stop", "settings", "map"})
     patience = 6.0
 
-    def __init__(self, guest: Guest, *, postfix_unit: str, client_address: str = "10.0.2.2") -> None:
+    def __init__(self, guest: Guest, *, client_address: str = "10.0.2.2") -> None:
         self.name = "booted image"
         self.smtp_address = guest.smtp_address
         self.submission_address = guest.smtp_address
         self._guest = guest
-        self._unit = postfix_unit
         self._client = client_address
+        self._unit = ""
+        self._before: Mapping[str, str] = {}
 
     def __enter__(self) -> GuestRelay:
+        settings = json.loads(self.run(["cat", _AGENT_JSON]))
+        self._unit = settings["postfix_unit"]
+        if settings["upstreams"][0]["tls"] == "starttls":
+            self.abilities |= {"starttls"}
+        if self.run(["sh", "-c", f"test -e {_KEEP_REPORTS} && echo yes"], check=False):
+            self.abilities |= {"reports"}
         self.run(["systemctl", "stop", "relay-agent.service"])
-        self.set_parameters({"smtpd_authorized_xclient_hosts": self._client})
+        limits = self.run(["postconf", *_NO_LIMITS]).splitlines()
+        self._before = dict(line.split(" = ", 1) for line in limits)
+        self.set_parameters(
+            {"smtpd_authorized_xclient_hosts": self._client, **dict.fromkeys(_NO_LIMITS, "0")}
+        )
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self.run(["postconf", "-X", "smtpd_authorized_xclient_hosts"], check=False)
-        self.reload()
+        self.set_parameters(self._before)
         self.run(["systemctl", "start", "--no-block", "relay-agent.service"], check=False)
 
     def run(self, argv: Sequence[str], *, check: bool = True, timeout_seconds: float = 60) -> str:
@@ -66,16 +79,3 @@ class GuestRelay(Relay):
     def start_postfix(self) -> None:
         """Start Postfix again through its unit."""
         self.run(["systemctl", "restart", self._unit])
-
-
-def run_on_guest(
-    guest: Guest,
-    upstreams: Sequence[Upstream],
-    *,
-    postfix_unit: str,
-    progress: Callable[[CaseResult], None] = lambda _result: None,
-) -> Report:
-    """Run every case that fits a booted image against its provider stand-ins; minutes under emulation."""
-    cases = [case for case in CASES if case.setup == _SETUP]
-    with GuestRelay(guest, postfix_unit=postfix_unit) as relay:
-        return run_cases(relay, upstreams, cases, progress=progress)

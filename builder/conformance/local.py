@@ -34,8 +34,7 @@ class LocalRelay(Relay):
     checked against. `root` is the tree of another release with Postfix installed. Needs root.
     """
 
-    abilities = frozenset({"xclient", "stop", "disk", "settings", "map", "submission"})
-
+    abilities = frozenset({"xclient", "stop", "disk", "settings", "map", "submission", "reports", "starttls"})
     reports = "/run/relay-dsn"
 
     def __init__(

@@ -33,7 +33,8 @@ class Relay(ABC):
 
     `xclient`: a client may say which address it comes from. `stop`: daemons may be killed and started.
     `disk`: the queue's file system may be filled. `settings`: parameters may be changed. `map`: nobody else
-    writes the password map.
+    writes the password map. `submission`: there is a port for clients that log in. `reports`: reports of
+    non-delivery are kept on the relay. `starttls`: the provider's port begins in the clear.
     """
 
     name: str
@@ -42,6 +43,9 @@ class Relay(ABC):
     submission_address: tuple[str, int]
     patience: float = 1.0
     """By how much it is slower than a process on this machine: every limit is multiplied with it."""
+    sender: str = "app@example.com"
+    recipient_domain: str = "example.net"
+    """A sender, and a domain of recipients, that the relay accepts and sends to its first provider."""
     reports: str = "/var/spool/relay-dsn"
     """Where reports of non-delivery are kept."""
 

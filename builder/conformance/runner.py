@@ -68,15 +68,18 @@ def _prepare(scene: Scene) -> None:
     """Begin with an empty queue, no open session and a provider that has seen nothing."""
     case = scene.case
     scene.relay.empty_queue()
+    for provider in scene.providers:
+        provider.clear()
+        provider.drop_sessions()
+    users: set[str] = set()
     for upstream in scene.upstreams:
-        upstream.provider.clear()
-        upstream.provider.drop_sessions()
-        upstream.provider.set_password(upstream.user, upstream.password)
+        upstream.provider.set_password(upstream.user, upstream.password, keep_old=upstream.user in users)
+        users.add(upstream.user)
     if case.parameters:
         scene.relay.run(["postconf", "-e", *(f"{name}={value}" for name, value in case.parameters.items())])
     scene.set_map(case.credentials)
-    for upstream in scene.upstreams:
-        upstream.provider.forget()
+    for provider in scene.providers:
+        provider.forget()
     scene.provider.behave(*case.behaviours)
     if case.for_sessions:
         scene.provider.next_sessions(case.for_sessions[0], case.for_sessions[1])
@@ -109,7 +112,7 @@ def _check_expectation(scene: Scene, found: Outcome) -> None:
 
 
 def _check_sessions(scene: Scene, expect: Expect) -> None:
-    sessions = sum(upstream.provider.counts.sessions for upstream in scene.upstreams)
+    sessions = sum(provider.counts.sessions for provider in scene.providers)
     wanted = expect.sessions
     scene.check(wanted is None or wanted == sessions, f"sessions is {sessions}, expected {wanted}")
 
@@ -121,8 +124,8 @@ def _check_always(scene: Scene, found: Outcome) -> None:
         f"of {found.accepted} accepted, {found.delivered} were delivered and {found.queued} wait",
     )
     scene.check(found.leaks == 0, f"{found.leaks} credentials were sent to someone who must not have them")
-    for upstream in scene.upstreams:
-        for error in upstream.provider.errors:
+    for provider in scene.providers:
+        for error in provider.errors:
             scene.problems.append(f"the provider stand-in failed: {error!r}")
 
 
@@ -149,8 +152,8 @@ def _drain(scene: Scene) -> None:
 
 
 def _put_back(scene: Scene, before: dict[str, str], *, reload: bool = True) -> None:
-    for upstream in scene.upstreams:
-        upstream.provider.clear()
+    for provider in scene.providers:
+        provider.clear()
     if before and reload:
         scene.relay.set_parameters(before)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from builder.conformance.case import Case, MapState
 from builder.conformance.client import Mail, Sent, send_all
@@ -32,6 +33,8 @@ class Scene:
         self.case = case
         self.relay = relay
         self.upstreams = tuple(upstreams)
+        # One stand-in may play several providers; what it has seen counts once.
+        self.providers = tuple(dict.fromkeys(upstream.provider for upstream in upstreams))
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.sent: list[Sent] = []
@@ -50,10 +53,15 @@ class Scene:
 
     def mails(self, count: int, *, recipients: int = 1, **details: object) -> list[Mail]:
         """Make messages whose recipients occur nowhere else, so that each can be followed."""
-        return [Mail(self.new_recipients(recipients), **details) for _ in range(count)]  # type: ignore[arg-type]
+        return [self.mail(self.new_recipients(recipients), **details) for _ in range(count)]
 
-    def new_recipients(self, count: int, *, domain: str = "example.net") -> tuple[str, ...]:
+    def mail(self, recipients: tuple[str, ...], **details: Any) -> Mail:
+        """Make a message from a sender that the relay accepts."""
+        return Mail(recipients, **{"sender": self.relay.sender, **details})
+
+    def new_recipients(self, count: int, *, domain: str | None = None) -> tuple[str, ...]:
         """Return addresses that were not used in this case yet."""
+        domain = domain or self.relay.recipient_domain
         first = self._recipients + 1
         self._recipients += count
         return tuple(f"{self.case.name}.{number}@{domain}" for number in range(first, first + count))
@@ -90,8 +98,8 @@ class Scene:
     def delivered(self) -> Counter[str]:
         """Count each recipient's copies that a provider has accepted, reports of non-delivery left out."""
         copies: Counter[str] = Counter()
-        for upstream in self.upstreams:
-            for message in upstream.provider.messages:
+        for provider in self.providers:
+            for message in provider.messages:
                 if message.sender:
                     copies.update(message.recipients)
         return copies
@@ -130,7 +138,7 @@ class Scene:
             bounced=self._missing(queue),
             duplicates=sum(copies[name] - 1 for name in accepted if copies[name] > 1),
             auths=self._total("auths"),
-            leaks=sum(len(upstream.provider.leaks) for upstream in self.upstreams),
+            leaks=sum(len(provider.leaks) for provider in self.providers),
             offered=self._total("offered"),
             reasons=tuple(sorted({reason for item in queue for reason in item.reasons})),
         )
@@ -139,7 +147,7 @@ class Scene:
         return len(self.accepted() - set(self.delivered()) - _recipients(queue))
 
     def _total(self, name: str) -> int:
-        return sum(getattr(upstream.provider.counts, name) for upstream in self.upstreams)
+        return sum(getattr(provider.counts, name) for provider in self.providers)
 
 
 def _recipients(queue: Sequence[Queued]) -> set[str]:

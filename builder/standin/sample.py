@@ -8,6 +8,7 @@ import hmac
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from builder.presets import Preset, SecretShape
 
@@ -35,10 +36,20 @@ class SampleCredential:
         return found
 
 
-def sample_credential(preset: Preset, region: str | None, *, username: str = _USER) -> SampleCredential:
-    """Return a new random credential in the preset's first shape with a password; the same user each time."""
+def sample_credential(
+    preset: Preset,
+    region: str | None,
+    *,
+    username: str = _USER,
+    secret: Mapping[str, Any] | None = None,
+) -> SampleCredential:
+    """Return a random credential in the preset's first shape with a password; the same user each time.
+
+    `secret` is what the secret holds already, when another provider has it in common and its shape fits.
+    """
     shape = next(shape for shape in preset.secret_shapes if shape.mechanism == "password")
-    secret = _fill(shape, username)
+    if secret is None or not set(shape.fields) <= set(secret):
+        secret = _fill(shape, username)
     name = shape.username.format_map(secret)
     password = shape.password.format_map(secret)
     if shape.derive == "ses_smtp_v4":

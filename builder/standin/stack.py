@@ -1,6 +1,6 @@
 """All stand-ins at once, and what a guest must be told to use them: for `demo`, `verify` and tests.
 
-with StandIns(secret_name="relay/ses", secret={"username": "u", "password": "p"},
+with StandIns(secrets={"relay/ses": {"username": "u", "password": "p"}},
 users={"u": "p"}, host_address="10.0.2.2") as stand_ins:
 stand_ins.boot_json            # goes into the guest as /etc/relay/boot.json
 stand_ins.hosts_line           # goes into the guest's /etc/hosts
@@ -24,31 +24,31 @@ LOOPBACK = "127.0.0.1"
 class StandIns:
     """The three services on free ports of this machine's loopback.
 
-    `host_address` is where a guest finds them: `QEMU_HOST` for a guest under QEMU. `tls` says which of the
-    provider's ports the guest is to use. The secrets can be read only with the role credentials that the
+    `secrets` maps names to what is in them; boot.json names the first. `host_address` is where a guest finds
+    all of it: `QEMU_HOST` for a guest under QEMU. `tls` says which of the provider's ports boot.json names;
+    None leaves the port as it was baked. The secrets can be read only with the role credentials that the
     metadata service hands out; keyword arguments in `provider_options` go to `Provider`.
     """
 
     def __init__(
         self,
         *,
-        secret_name: str,
-        secret: Mapping[str, str],
+        secrets: Mapping[str, Mapping[str, Any]],
         users: Mapping[str, str],
         region: str = "us-east-1",
         host_names: Sequence[str] = (DEFAULT_HOST,),
-        tls: Literal["starttls", "implicit"] = "starttls",
+        tls: Literal["starttls", "implicit"] | None = "starttls",
         host_address: str = LOOPBACK,
         provider_options: Mapping[str, Any] | None = None,
     ) -> None:
         access_key_id = "ASIASTANDINRELAY"
-        self.secret_name = secret_name
+        self.secret_name = next(iter(secrets))
         self.region = region
         self.host_address = host_address
         self.provider = Provider(users=users, host_names=host_names, **(provider_options or {}))
         self.secrets = SecretsManager(region=region, access_keys=[access_key_id])
         self.metadata = Metadata(region=region, access_key_id=access_key_id)
-        self._secret = dict(secret)
+        self._secrets = {name: dict(value) for name, value in secrets.items()}
         self._tls = tls
         self._running = ExitStack()
 
@@ -56,7 +56,8 @@ class StandIns:
         with ExitStack() as stack:
             for service in (self.provider, self.secrets, self.metadata):
                 stack.enter_context(service)
-            self.secrets.put(self.secret_name, self._secret)
+            for name, value in self._secrets.items():
+                self.secrets.put(name, value)
             self._running = stack.pop_all()
         return self
 
@@ -73,21 +74,23 @@ class StandIns:
         """The metadata endpoint as the guest reaches it."""
         return f"http://{self.host_address}:{self.metadata.port}"
 
-    @property
-    def provider_port(self) -> int:
-        """The provider's port for the kind of TLS that was asked for."""
-        return self.provider.port if self._tls == "starttls" else self.provider.tls_port
+    def provider_port(self, tls: Literal["starttls", "implicit"]) -> int:
+        """Return the provider's port for a kind of TLS."""
+        return self.provider.port if tls == "starttls" else self.provider.tls_port
 
     @property
     def boot_json(self) -> dict[str, Any]:
         """What /etc/relay/boot.json must say; the caller adds hostname and networks. No secret is in it."""
+        upstream: dict[str, Any] = {"ca_pem": self.provider.ca_pem}
+        if self._tls is not None:
+            upstream = {"port": self.provider_port(self._tls), **upstream}
         return {
             "schema": 1,
             "secret": self.secret_name,
             "region": self.region,
             "endpoint": self.secrets_endpoint,
             "imds_endpoint": self.imds_endpoint,
-            "upstream": {"port": self.provider_port, "ca_pem": self.provider.ca_pem},
+            "upstream": upstream,
         }
 
     @property

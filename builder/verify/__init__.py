@@ -1,7 +1,8 @@
 """Boot a finished image fresh, against stand-ins for everything outside, and prove that it is a good relay.
 
-`short` boots once: it relays, keeps its credential where it belongs, is no open relay, and was sealed. `full`
-adds a wrong certificate, a rotated password, a reboot, a power cut and a second instance without a secret.
+`short` boots once: it relays, keeps its credential where it belongs, is no open relay, and was sealed.
+`standard` adds a wrong certificate, a rotated password, a reboot, a power cut and a second instance without a
+secret. `full` adds the conformance suite: every fault that a relay meets.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ from builder.config import RelayConfig
 from builder.launch import Accelerator, Launcher, choose_accelerator, launch_qemu
 from builder.launch.guest import QemuGuest
 from builder.launch.qemu import check_image
-from builder.verify.report import COLUMNS, PROFILES, CheckResult, Profile, VerifyReport, read_report
+from builder.record import Profile
+from builder.verify.report import COLUMNS, CheckResult, VerifyReport, read_report
 from builder.verify.runner import Run, check_first_boot, check_sealed, check_second_boot
 
 __all__ = [
     "COLUMNS",
-    "PROFILES",
     "CheckResult",
-    "Profile",
     "VerifyReport",
     "read_report",
     "verify",
@@ -34,7 +34,7 @@ def verify(
     image: Path,
     *,
     config: RelayConfig,
-    profile: Profile = "full",
+    profile: Profile = "standard",
     logs: Path | None = None,
     accelerator: Accelerator | None = None,
     launcher: Launcher | None = None,

@@ -39,7 +39,8 @@ def secret_missing(relay: Relay) -> str:
 @check("secret-arrives")
 def secret_arrives(relay: Relay) -> str:
     """Prove that once the secret is there it becomes ready by itself and relays."""
-    relay.stand_ins.secrets.put(relay.stand_ins.secret_name, relay.credentials[-1].secret)
+    for name, content in relay.logins.secrets.items():
+        relay.stand_ins.secrets.put(name, content)
     waited = relay.guest.wait_ready(timeout_seconds=_OPEN_SECONDS)
     relay.wait_greeting(timeout_seconds=10)
     relay.wait_delivered(relay.send())

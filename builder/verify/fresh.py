@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import smtplib
+from collections.abc import Iterable
 
 from builder.console import format_seconds
 from builder.launch import Address
 from builder.verify.check import check
-from builder.verify.relay import RECIPIENT, SASL_MAP, SENDER, CheckFailed, Relay, greeting, require
+from builder.verify.probe import sender_at_provider
+from builder.verify.relay import SASL_MAP, CheckFailed, Relay, greeting, require
 
 _READY_SECONDS = 600
 # Where a program that takes mail or fetches a secret could have left it.
 _SEARCHED = "/etc /home /opt /root /srv /tmp /usr/lib/relay /usr/local /var"
-_STRANGER = "attacker@example.org"
 
 
 @check("ready")
@@ -34,11 +35,14 @@ def ready(relay: Relay) -> str:
 def relayed(relay: Relay) -> str:
     """Prove that a message arrives whole, over verified TLS and with AUTH."""
     message = relay.wait_delivered(relay.send())[0]
-    current = relay.credentials[-1].username
+    expected = relay.logins.usernames
     require(message.tls_version, "it came without TLS")
-    require(message.user == current, f"it came with the login `{message.user}`, expected `{current}`")
     require(
-        message.sender == SENDER and message.recipients == (RECIPIENT,),
+        message.user in expected, f"it came with the login `{message.user}`, expected {_either(expected)}"
+    )
+    sender, recipient = relay.addresses
+    require(
+        message.sender == sender_at_provider(relay.config, sender) and message.recipients == (recipient,),
         f"its envelope is {message.sender} → {', '.join(message.recipients)}",
     )
     require(b"\r\n.\r\n..two\r\n" in message.body, "its body was changed on the way")
@@ -57,7 +61,7 @@ def credential_on_tmpfs(relay: Relay) -> str:
     facts = relay.read(f"stat -c '%a %U:%G' {SASL_MAP}")
     require(kind == "tmpfs", f"{SASL_MAP} is on {kind}")
     require(facts == "600 root:root", f"{SASL_MAP} is {facts}, expected 600 root:root")
-    password = relay.credentials[-1].password
+    password = relay.logins.first.password
     require(password in relay.read(f"cat {SASL_MAP}"), f"{SASL_MAP} does not hold the current password")
     require(not relay.read("swapon --show --noheadings"), "the guest swaps, so memory can reach a disk")
     found = _search_guest(relay)
@@ -79,26 +83,32 @@ def closed_relay(relay: Relay) -> str:
         # Open the firewall alone for the outsider, so that Postfix's own answer is seen as well.
         relay.read(_FIREWALL_OPEN)
     try:
-        answer = _try_to_relay(outside)
+        answer = _try_to_relay(outside, relay)
     finally:
         if seen:
             relay.read(_FIREWALL_CLOSE)
-    inside = _try_to_relay(relay.guest.smtp_address, until="rcpt")
+    inside = _try_to_relay(relay.guest.smtp_address, relay, until="rcpt")
     require(inside.startswith("250"), f"the same recipient from inside `networks` got: {inside}")
     return "; ".join([*seen, f"Postfix: {answer}", f"inside: {inside}"])
 
 
-def _try_to_relay(address: Address, *, until: str = "refused") -> str:
+def _try_to_relay(address: Address, relay: Relay, *, until: str = "refused") -> str:
     """Return the reply to RCPT TO; CheckFailed when an outsider gets further."""
+    # With addresses that are accepted from inside: it is the client alone that must not relay.
+    sender, recipient = relay.addresses
     with smtplib.SMTP(*address, local_hostname="verify.example.com", timeout=30) as client:
         client.ehlo()
-        code, reply = client.mail(_STRANGER)
+        code, reply = client.mail(sender)
         if code == 250:
-            code, reply = client.rcpt(RECIPIENT)
+            code, reply = client.rcpt(recipient)
         said = f"{code} {reply.decode(errors='replace')}"
         if until == "refused" and code < 500:
             raise CheckFailed(f"an outsider's recipient got `{said}`, expected 5xx before DATA")
         return said
+
+
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(f"`{name}`" for name in sorted(names))
 
 
 def _has_firewall(relay: Relay) -> bool:

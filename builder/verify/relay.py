@@ -14,17 +14,21 @@ from email.message import EmailMessage
 from typing import Any, TypeVar
 
 from builder.config import RelayConfig
+from builder.conformance.guest import GuestRelay
 from builder.errors import BuilderError, CommandError
 from builder.launch import Address, DiskGuest
 from builder.standin.journal import Message
 from builder.standin.provider import Provider
-from builder.standin.sample import SampleCredential
-from builder.standin.stack import StandIns
+from builder.standin.stack import QEMU_HOST, StandIns
+from builder.verify import probe
+from builder.verify.world import Logins, let_in
 
 T = TypeVar("T")
 
-SENDER, RECIPIENT = "app@example.com", "someone@example.net"
 SASL_MAP = "/run/relay/sasl"
+# A limit per client (`clients` in relay.yaml) holds for the probes too: a minute later there is room again.
+_LIMITED = (421, 450)
+_LIMIT_SECONDS, _LIMIT_PAUSE_SECONDS = 130, 10
 
 
 class CheckFailed(BuilderError):
@@ -39,16 +43,20 @@ def require(condition: object, evidence: str) -> None:
 
 @dataclass
 class Relay:
-    """One booted image. `credentials` are all that were ever in use, the newest last."""
+    """One booted image, and who may log in where at the moment."""
 
     guest: DiskGuest
     stand_ins: StandIns
     config: RelayConfig
-    credentials: list[SampleCredential]
+    logins: Logins
+    former: list[Logins] = field(default_factory=list)
+    """What was in use before."""
     identity: dict[str, str] = field(default_factory=dict)
     """Machine id and host key of the first instance, once they were read."""
     subjects: list[str] = field(default_factory=list)
     """Messages that were accepted while the provider was away."""
+    suite: GuestRelay | None = None
+    """The same instance in the hands of the conformance suite, once that has begun."""
 
     @property
     def provider(self) -> Provider:
@@ -58,20 +66,49 @@ class Relay:
     @property
     def traces(self) -> dict[str, bytes]:
         """Name → bytes that give a credential away."""
-        found = {}
-        for number, credential in enumerate(self.credentials, start=1):
-            for name, value in credential.traces.items():
-                found[f"{name} (credential {number})"] = value
-        return found
+        return {
+            f"{name}, set {number}": value
+            for number, logins in enumerate([*self.former, self.logins], start=1)
+            for name, value in logins.traces
+        }
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """Sender and recipient that this configuration accepts from here."""
+        return probe.choose_addresses(self.config, QEMU_HOST)
+
+    def change_passwords(self, logins: Logins) -> None:
+        """Let the providers take new passwords only, in new sessions."""
+        self.former.append(self.logins)
+        self.logins = logins
+        let_in(self.stand_ins, logins)
+        self.provider.drop_sessions()
+
+    def rotate_secrets(self) -> None:
+        """Put what is valid now into the secrets, as a new version of each."""
+        for name, content in self.logins.secrets.items():
+            self.stand_ins.secrets.rotate(name, content)
 
     def send(self, count: int = 1) -> list[str]:
         """Hand in messages on port 25 and return their subjects once each got its 250."""
         subjects = [f"builder probe {uuid.uuid4().hex}" for _ in range(count)]
-        host, port = self.guest.smtp_address
-        with smtplib.SMTP(host, port, local_hostname="verify.example.com", timeout=60) as client:
-            for subject in subjects:
-                client.sendmail(SENDER, [RECIPIENT], _message(subject))
+        for subject in subjects:
+            self._hand_in(subject, time.monotonic() + _LIMIT_SECONDS)
         return subjects
+
+    def _hand_in(self, subject: str, deadline: float) -> None:
+        """Hand in one message, waiting as long as the relay says that this client has had its share."""
+        host, port = self.guest.smtp_address
+        sender, recipient = self.addresses
+        while True:
+            try:
+                with smtplib.SMTP(host, port, local_hostname="verify.example.com", timeout=60) as client:
+                    client.sendmail(sender, [recipient], _message(subject, sender, recipient))
+                return
+            except smtplib.SMTPException as error:
+                if _code(error) not in _LIMITED or time.monotonic() > deadline:
+                    raise
+                time.sleep(_LIMIT_PAUSE_SECONDS)
 
     def wait_delivered(self, subjects: Sequence[str], *, timeout_seconds: float = 90) -> list[Message]:
         """Wait until the provider has accepted all of them; CheckFailed with what the queue says."""
@@ -212,9 +249,16 @@ def first_line(error: BuilderError) -> str:
     return lines[0] + (f" … {lines[-1].strip()}" if isinstance(error, CommandError) and lines[1:] else "")
 
 
-def _message(subject: str) -> bytes:
+def _code(error: smtplib.SMTPException) -> int:
+    """Return the reply's code; of several refused recipients the first one's."""
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return next((code for code, _text in error.recipients.values()), 0)
+    return error.smtp_code if isinstance(error, smtplib.SMTPResponseException) else 0
+
+
+def _message(subject: str, sender: str, recipient: str) -> bytes:
     message = EmailMessage()
-    message["From"], message["To"], message["Subject"] = SENDER, RECIPIENT, subject
+    message["From"], message["To"], message["Subject"] = sender, recipient, subject
     message["Message-ID"] = f"<{uuid.uuid4().hex}@verify.example.com>"
     message.set_content("A line with a dot:\n.\n..two\nand an end.\n")
     return message.as_bytes()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from builder.console import format_seconds
+from builder.record import Profile
 
 SCHEMA = 1
-Profile = Literal["short", "full"]
-PROFILES: tuple[Profile, ...] = ("short", "full")
 COLUMNS = ("check", "result", "took", "evidence")
 _CELL = 160
 

@@ -10,27 +10,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from builder import console, hygiene
-from builder.config import BootConfig, RelayConfig
+from builder.config import RelayConfig
 from builder.errors import BuilderError
 from builder.launch import DiskGuest, Launcher
-from builder.render import render_boot
-from builder.standin.sample import SampleCredential, sample_credential
-from builder.standin.stack import QEMU_HOST, StandIns
-from builder.verify import clone, fresh, restart, trouble
+from builder.record import Profile
+from builder.verify import clone, faults, fresh, restart, trouble
 from builder.verify.check import Check
 from builder.verify.evidence import collect
 from builder.verify.relay import Relay, first_line
-from builder.verify.report import CheckResult, Profile
-
-# The guest's only neighbour on QEMU's user network is this machine, as 10.0.2.2: it alone may relay.
-NETWORKS = (f"{QEMU_HOST}/32",)
-HOST_NAME = "verify.relay.internal"
+from builder.verify.report import CheckResult
+from builder.verify.world import boot_user_data, make_stand_ins, sample_logins
 
 FIRST_BOOT: Mapping[Profile, tuple[Check, ...]] = {
     "short": fresh.CHECKS,
-    "full": (*fresh.CHECKS, *trouble.CHECKS, *restart.CHECKS),
+    **dict.fromkeys(("standard", "full"), (*fresh.CHECKS, *trouble.CHECKS, *restart.CHECKS)),
 }
-SECOND_BOOT: Mapping[Profile, tuple[Check, ...]] = {"short": (), "full": clone.CHECKS}
+SECOND_BOOT: Mapping[Profile, tuple[Check, ...]] = {
+    "short": (),
+    "standard": clone.CHECKS,
+    "full": (*clone.CHECKS, *faults.CHECKS),
+}
 
 
 @dataclass
@@ -104,33 +103,13 @@ def _boot(run: Run, boot: str, checks: Sequence[Check], *, has_secret: bool) -> 
 
 @contextlib.contextmanager
 def _relay(run: Run, boot: str, *, has_secret: bool) -> Iterator[Relay]:
-    config = run.config
-    credential = sample_credential(config.provider, config.region)
-    with make_stand_ins(config, credential) as stand_ins:
-        if not has_secret:
-            stand_ins.secrets.delete(stand_ins.secret_name)
+    config, logins = run.config, sample_logins(run.config)
+    with make_stand_ins(config, logins) as stand_ins:
+        for name in () if has_secret else logins.secrets:
+            stand_ins.secrets.delete(name)
         user_data = boot_user_data(config, stand_ins)
         with run.launcher(run.image, user_data=user_data, login=True, logs=run.logs / boot) as guest:
-            yield Relay(guest, stand_ins, config, [credential])
-
-
-def make_stand_ins(config: RelayConfig, credential: SampleCredential) -> StandIns:
-    """Return the stand-ins of a guest under QEMU that was baked from `config`, not started yet."""
-    return StandIns(
-        secret_name=config.secret_name,
-        secret=credential.secret,
-        users={credential.username: credential.password},
-        region=config.aws_region or "us-east-1",
-        host_names=(config.upstream_host,),
-        tls=config.upstream_tls,
-        host_address=QEMU_HOST,
-    )
-
-
-def boot_user_data(config: RelayConfig, stand_ins: StandIns) -> str:
-    """Return the launch user data of an instance that uses the stand-ins."""
-    boot = BootConfig.model_validate({**stand_ins.boot_json, "networks": NETWORKS, "hostname": HOST_NAME})
-    return render_boot(boot, hosts={config.upstream_host: QEMU_HOST})
+            yield Relay(guest, stand_ins, config, logins)
 
 
 def _run_checks(run: Run, relay: Relay, boot: str, checks: Sequence[Check]) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from builder.standin.behaviour import Behaviour, Certificate, Fault
 from builder.standin.journal import Message
-from builder.standin.sample import sample_credential
 from builder.verify.check import check
-from builder.verify.relay import CheckFailed, Relay, require
+from builder.verify.relay import SASL_MAP, CheckFailed, Relay, require
+from builder.verify.world import sample_logins
 
 _RECOVERY_SECONDS = 150
 _FLUSH_SECONDS = 10
@@ -41,23 +41,19 @@ def wrong_certificate(relay: Relay) -> str:
 @check("wrong-password")
 def wrong_password(relay: Relay) -> str:
     """Prove that a password that the provider refuses defers mail, and a rotated secret mends it."""
-    config = relay.config
-    user = relay.credentials[-1].username
-    new = sample_credential(config.provider, config.region, username=user)
-    relay.credentials.append(new)
-    relay.provider.set_password(new.username, new.password)
-    relay.provider.drop_sessions()
+    relay.change_passwords(sample_logins(relay.config))
     subjects = relay.send()
     reason = relay.wait_deferred()
     require(not relay.bounces(), "the provider got a bounce")
-    relay.stand_ins.secrets.rotate(relay.stand_ins.secret_name, new.secret)
+    relay.rotate_secrets()
     seconds = _wait_new_login(relay)
     message = _flush_until_delivered(relay, subjects)[0]
     require(not relay.bounces(), "the provider got a bounce")
-    in_use = relay.read("cat /run/relay/sasl")
-    require(new.password in in_use, "the map does not hold the new password")
-    old = [each for each in relay.credentials[:-1] if each.password in in_use]
-    require(not old, "the map still holds an old password")
+    in_use = relay.read(f"cat {SASL_MAP}")
+    missing = [name for name, login in relay.logins.providers.items() if login.password not in in_use]
+    require(not missing, f"the map does not hold the new password of {', '.join(missing)}")
+    old = [name for name, login in relay.former[-1].providers.items() if login.password in in_use]
+    require(not old, f"the map still holds the old password of {', '.join(old)}")
     return f"deferred ({reason}); new secret in use after {seconds:.0f} s; delivered ({message.reply})"
 
 

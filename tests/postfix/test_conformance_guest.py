@@ -29,6 +29,9 @@ _SYSTEMCTL = """\
 echo "$*" >>/run/relay-lib/systemctl.calls
 case $1 in restart) postfix start >/dev/null 2>&1 ;; esac
 """
+# What the suite reads of an image, and where it is in the sandbox.
+_AGENT_JSON = '{"postfix_unit": "postfix@-.service", "upstreams": [{"tls": "starttls"}]}'
+_PLACES = {"/etc/relay/": "/run/relay-lib/", "/usr/lib/relay/": "/run/relay-lib/"}
 _CASES = ("delivered", "map-empty", "wrong-password", "unknown-client", "report-kept", "killed")
 
 
@@ -43,6 +46,8 @@ class ShellGuest:
         return self.relay.smtp_address
 
     def run(self, command: str, *, stdin: str | None = None, check: bool = True, **_options: Any) -> Finished:
+        for place, here in _PLACES.items():
+            command = command.replace(place, here)
         words = ["sh", "-c", f"PATH=/run/relay-lib/bin:$PATH; {command}"]
         return process.run(self.relay.command(words), stdin=stdin, check=check)
 
@@ -53,6 +58,7 @@ def bed(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with running(SETUPS["plain"], release, tmp_path_factory.mktemp("guest")) as started:
         started.relay.write_file("/run/relay-lib/bin/systemctl", _SYSTEMCTL, mode=0o755)
         started.relay.run(["postconf", "-X", "smtpd_authorized_xclient_hosts"])
+        started.relay.write_file("/run/relay-lib/agent.json", _AGENT_JSON)
         yield started
 
 
@@ -60,7 +66,7 @@ def bed(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_case_on_a_guest(name: str, bed: Bed) -> None:
     guest = cast(Guest, ShellGuest(bed.relay))
     case = next(case for case in CASES if case.name == name)
-    with GuestRelay(guest, postfix_unit="postfix@-.service", client_address="127.0.0.1") as relay:
+    with GuestRelay(guest, client_address="127.0.0.1") as relay:
         relay.patience = 2
         relay.reports = bed.relay.reports
         result = run_case(relay, bed.upstreams, case)
@@ -73,7 +79,7 @@ def test_case_on_a_guest(name: str, bed: Bed) -> None:
 
 def test_the_map_is_readable_by_root_alone(bed: Bed) -> None:
     guest = cast(Guest, ShellGuest(bed.relay))
-    with GuestRelay(guest, postfix_unit="postfix.service", client_address="127.0.0.1") as relay:
+    with GuestRelay(guest, client_address="127.0.0.1") as relay:
         relay.set_credentials({"smtp.example.com": "user:a 'quoted' pass$word"})
     assert bed.relay.run(["stat", "-c", "%a %U", "/run/relay/sasl"]).strip() == "600 root"
     assert bed.relay.run(["cat", "/run/relay/sasl"]) == "smtp.example.com user:a 'quoted' pass$word\n"

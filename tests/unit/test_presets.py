@@ -215,11 +215,11 @@ def test_a_preset_without_the_530_rewrite_is_refused(tmp_path: Path) -> None:
         read_preset(file)
 
 
-@pytest.mark.parametrize("pattern", [r"a(?=b)", r"\d+", "a*?", r"(a)\1", "(", "a\nb"])
+@pytest.mark.parametrize("pattern", [r"a(?=b)", r"\d+", "a*?", r"(a)\1", "(", "a\nb", "[[:letters:]]"])
 def test_what_posix_does_not_know_is_refused(pattern: str) -> None:
     assert posix_problem(pattern)
 
 
-@pytest.mark.parametrize("pattern", [r"^[0-9]+$", r"a\.b", r"^(a|b){1,3}$", r"\\d"])
+@pytest.mark.parametrize("pattern", [r"^[0-9]+$", r"a\.b", r"^(a|b){1,3}$", r"\\d", "^[[:alpha:]_]+$"])
 def test_posix_expressions_are_accepted(pattern: str) -> None:
     assert posix_problem(pattern) is None

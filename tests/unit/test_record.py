@@ -156,3 +156,23 @@ def test_file_is_described_by_digest_and_size(tmp_path: Path) -> None:
     path.write_bytes(b"disk")
     digest = "1044dec7206e8d7c9fbb4ae8f766668406d2567fc7fc1a160a9d4700fcf8f8e9"
     assert record.describe_file(path) == Artifact(file="relay.qcow2", sha256=digest, size=4)
+
+
+@pytest.mark.parametrize(
+    ("passed", "asked", "is_enough"),
+    [
+        ("standard", "short", True),
+        ("standard", "standard", True),
+        ("short", "standard", False),
+        ("standard", "full", False),
+    ],
+)
+def test_an_image_is_proved_for_what_it_has_passed_and_less(
+    passed: str, asked: record.Profile, is_enough: bool
+) -> None:
+    assert record.is_proved(make(verify={"profile": passed}), asked) is is_enough
+
+
+def test_an_image_that_nobody_has_tried_is_not_proved() -> None:
+    assert not record.is_proved(make(status="baked"), "short")
+    assert not record.is_proved(make(status="failed", verify={"profile": "full"}), "short")

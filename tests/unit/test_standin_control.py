@@ -105,8 +105,7 @@ def test_an_interface_that_is_gone_is_a_clear_error(provider: Provider) -> None:
 
 def test_the_stack_tells_a_guest_where_everything_is() -> None:
     with StandIns(
-        secret_name="relay/ses",
-        secret={"username": USER, "password": PASSWORD},
+        secrets={"relay/ses": {"username": USER, "password": PASSWORD}, "relay/other": {"username": "x"}},
         users={USER: PASSWORD},
         region="eu-west-1",
         host_names=("localhost", "provider.example"),
@@ -130,7 +129,7 @@ def test_role_credentials_from_the_metadata_open_the_secret_and_the_provider(
     secret = {"username": USER, "password": PASSWORD}
     names = ("localhost",)
     with StandIns(
-        secret_name="relay", secret=secret, users={USER: PASSWORD}, host_names=names, tls="implicit"
+        secrets={"relay": secret}, users={USER: PASSWORD}, host_names=names, tls="implicit"
     ) as stand_ins:
         monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", stand_ins.imds_endpoint)

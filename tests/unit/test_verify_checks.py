@@ -23,10 +23,11 @@ from builder.standin.stack import StandIns
 from builder.verify import clone, fresh, restart
 from builder.verify.check import Check, check
 from builder.verify.relay import SASL_MAP, CheckFailed, Relay, greeting
-from builder.verify.runner import boot_user_data, make_stand_ins
+from builder.verify.world import boot_user_data, make_stand_ins, sample_logins
 
 CONFIG = RelayConfig(preset="ses", region="us-east-1")
-CREDENTIAL = sample_credential(CONFIG.provider, CONFIG.region)
+LOGINS = sample_logins(CONFIG)
+CREDENTIAL = LOGINS.first
 GOOD_MAP = f"email-smtp.us-east-1.amazonaws.com {CREDENTIAL.username}:{CREDENTIAL.password}"
 
 
@@ -78,11 +79,11 @@ class AnswerGuest:
 @pytest.fixture
 def stand_ins() -> StandIns:
     """The stand-ins, not started: nothing in these tests connects to them."""
-    return make_stand_ins(CONFIG, CREDENTIAL)
+    return make_stand_ins(CONFIG, LOGINS)
 
 
 def _relay(guest: AnswerGuest, stand_ins: StandIns) -> Relay:
-    return Relay(guest, stand_ins, CONFIG, [CREDENTIAL])
+    return Relay(guest, stand_ins, CONFIG, LOGINS)
 
 
 Serve = Callable[[Mapping[str, str]], Address]
@@ -305,7 +306,7 @@ def test_every_check_says_what_it_proves(each: Check) -> None:
 
 
 def test_the_guest_is_told_where_the_stand_ins_are_and_no_secret() -> None:
-    with make_stand_ins(CONFIG, CREDENTIAL) as running:
+    with make_stand_ins(CONFIG, LOGINS) as running:
         user_data = boot_user_data(CONFIG, running)
     assert "10.0.2.2 email-smtp.us-east-1.amazonaws.com" in user_data
     assert "10.0.2.2/32" in user_data

@@ -62,8 +62,8 @@ def stage(monkeypatch: pytest.MonkeyPatch, fake_tool: FakeTools) -> Stage:
     stage = Stage()
     fake_tool("qemu-img", """echo '{"format": "qcow2", "image-end-offset": 0}'""")
     first = tuple(stage.check(name) for name in ("ready", "relayed", "power-cut"))
-    monkeypatch.setattr(runner, "FIRST_BOOT", {"short": first[:2], "full": first})
-    monkeypatch.setattr(runner, "SECOND_BOOT", {"short": (), "full": (stage.check("secret-missing"),)})
+    monkeypatch.setattr(runner, "FIRST_BOOT", {"short": first[:2], "standard": first})
+    monkeypatch.setattr(runner, "SECOND_BOOT", {"short": (), "standard": (stage.check("secret-missing"),)})
     monkeypatch.setattr(
         hygiene, "inspect_image", lambda _image, image_format: [Assertion("no-logs", "empty logs", ())]
     )
@@ -83,7 +83,7 @@ def _verify(stage: Stage, tmp_path: Path, **options: Any) -> VerifyReport:
     )
 
 
-def test_full_boots_twice_and_runs_everything(stage: Stage, tmp_path: Path) -> None:
+def test_standard_boots_twice_and_runs_everything(stage: Stage, tmp_path: Path) -> None:
     report = _verify(stage, tmp_path)
     assert report.passed
     assert stage.events == [
@@ -150,12 +150,12 @@ def test_kept_logs_hold_no_credential(stage: Stage, tmp_path: Path, monkeypatch:
         return Finished((command,), 0, f"password {password}\n", "")
 
     def remember(relay: Relay) -> str:
-        seen.append(relay.credentials[-1].password)
+        seen.append(relay.logins.first.password)
         return "seen"
 
     monkeypatch.setattr(stage.guest, "run", run)
-    first = (Check("ready", "ready", remember), *runner.FIRST_BOOT["full"][1:])
-    monkeypatch.setattr(runner, "FIRST_BOOT", {"full": first})
+    first = (Check("ready", "ready", remember), *runner.FIRST_BOOT["standard"][1:])
+    monkeypatch.setattr(runner, "FIRST_BOOT", {"standard": first})
     _verify(stage, tmp_path)
     kept = (tmp_path / "logs" / "fresh" / "agent.log").read_text()
     assert kept == "password (a credential)\n"
