@@ -7,11 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from builder.config import RelayConfig
 from builder.errors import BuilderError
 from builder.verify.relay import CheckFailed, Relay, first_line
 from builder.verify.report import CheckResult
 
 Run = Callable[[Relay], str]
+Applies = Callable[[RelayConfig], bool]
+
+
+def _always(_config: RelayConfig) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,8 @@ class Check:
     name: str
     description: str
     run: Run
+    applies: Applies = _always
+    """Whether a configuration has what it is about."""
 
     def result(self, relay: Relay) -> CheckResult:
         """Run it; whatever a relay can do to it ends in a result, not in an exception."""
@@ -40,11 +48,11 @@ class Check:
         return CheckResult(self.name, self.description, False, f"not run: {reason}")
 
 
-def check(name: str) -> Callable[[Run], Check]:
+def check(name: str, *, applies: Applies = _always) -> Callable[[Run], Check]:
     """Make a check of a function whose text is "Prove that …": the rest is the check's description."""
 
     def made(run: Run) -> Check:
         text = (run.__doc__ or "").partition("\n")[0]
-        return Check(name, text.removeprefix("Prove that ").rstrip("."), run)
+        return Check(name, text.removeprefix("Prove that ").rstrip("."), run, applies)
 
     return made

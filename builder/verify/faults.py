@@ -8,7 +8,8 @@ from builder.conformance.guest import GuestRelay
 from builder.conformance.report import CaseResult, Outcome
 from builder.conformance.runner import run_case
 from builder.conformance.scene import Upstream
-from builder.verify.check import Check
+from builder.render.hygiene import keeps_reports
+from builder.verify.check import Applies, Check
 from builder.verify.relay import CheckFailed, Relay
 
 # The image has its own configuration, so only cases that need no other one can be tried on it.
@@ -23,7 +24,17 @@ def _check(case: Case) -> Check:
             relay.suite = _prepare(relay)
         return _evidence(run_case(relay.suite, _upstreams(relay), case))
 
-    return Check(f"fault: {case.name}", case.title, run)
+    return Check(f"fault: {case.name}", case.title, run, _applies(case))
+
+
+def _applies(case: Case) -> Applies:
+    """Tell by the configuration what `GuestRelay` finds in the image: whether the case can be about it."""
+    return lambda config: (
+        not (
+            ("starttls" in case.needs and config.upstream_tls != "starttls")
+            or ("reports" in case.needs and not keeps_reports(config))
+        )
+    )
 
 
 def _prepare(relay: Relay) -> GuestRelay:
@@ -48,7 +59,7 @@ def _evidence(result: CaseResult) -> str:
     if result.problems:
         raise CheckFailed("; ".join(result.problems))
     if result.skipped:
-        return f"does not apply: {result.skipped}"
+        raise CheckFailed(f"not run: {result.skipped}")
     parts = [text for text in (_seen("meanwhile", result.at_fault), _seen("then", result.repaired)) if text]
     return "; ".join([*parts, *result.notes])
 

@@ -187,9 +187,9 @@ class Relay:
         except (ValueError, KeyError, TypeError):
             return ""
 
-    def has_listener(self) -> bool:
-        """Say whether something listens on port 25 in the guest."""
-        said = self.guest.run("ss -Hltn 'sport = :25'", root=True).stdout
+    def has_listener(self, port: int = 25) -> bool:
+        """Say whether something listens on a port in the guest."""
+        said = self.guest.run(f"ss -Hltn 'sport = :{port}'", root=True).stdout
         return bool(said.strip())
 
     def greeting(self, *, timeout_seconds: float = 5) -> str:

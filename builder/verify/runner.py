@@ -14,7 +14,7 @@ from builder.config import RelayConfig
 from builder.errors import BuilderError
 from builder.launch import DiskGuest, Launcher
 from builder.record import Profile
-from builder.verify import clone, faults, fresh, restart, trouble
+from builder.verify import clone, faults, fresh, restart, submission, trouble
 from builder.verify.check import Check
 from builder.verify.evidence import collect
 from builder.verify.relay import Relay, first_line
@@ -22,8 +22,10 @@ from builder.verify.report import CheckResult
 from builder.verify.world import boot_user_data, make_stand_ins, sample_logins
 
 FIRST_BOOT: Mapping[Profile, tuple[Check, ...]] = {
-    "short": fresh.CHECKS,
-    **dict.fromkeys(("standard", "full"), (*fresh.CHECKS, *trouble.CHECKS, *restart.CHECKS)),
+    "short": (*fresh.CHECKS, *submission.CHECKS),
+    **dict.fromkeys(
+        ("standard", "full"), (*fresh.CHECKS, *submission.CHECKS, *trouble.CHECKS, *restart.CHECKS)
+    ),
 }
 SECOND_BOOT: Mapping[Profile, tuple[Check, ...]] = {
     "short": (),
@@ -82,12 +84,12 @@ def check_first_boot(run: Run) -> None:
 
 def check_second_boot(run: Run) -> None:
     """Boot a second instance, before its secret is there, and run its checks."""
-    checks = SECOND_BOOT[run.profile]
-    if checks:
-        _boot(run, "second", checks, has_secret=False)
+    if SECOND_BOOT[run.profile]:
+        _boot(run, "second", SECOND_BOOT[run.profile], has_secret=False)
 
 
-def _boot(run: Run, boot: str, checks: Sequence[Check], *, has_secret: bool) -> None:
+def _boot(run: Run, boot: str, all_checks: Sequence[Check], *, has_secret: bool) -> None:
+    checks = [each for each in all_checks if each.applies(run.config)]
     try:
         with _relay(run, boot, has_secret=has_secret) as relay:
             relay.identity = run.identity

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,6 +23,34 @@ from builder.errors import BuilderError
 from builder.record import RECORD, ImageRecord
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
+
+
+# A relay with all that relay.yaml can ask for; what a probe may and may not do then follows from it.
+EVERYTHING: dict[str, Any] = {
+    "preset": "ses",
+    "region": "us-east-1",
+    "fallback": {"preset": "ses", "region": "eu-west-1"},
+    "routes": [
+        {"name": "news", "preset": "sendgrid", "sender_domains": ["news.example"]},
+        {"name": "partner", "preset": "mailgun", "region": "us", "recipient_domains": ["partner.example"]},
+    ],
+    "access": {
+        "senders": {"rules": [{"pattern": "evil.example", "kind": "domain", "action": "reject"}]},
+        "recipients": {"rules": [{"pattern": "blocked.example", "kind": "domain", "action": "reject"}]},
+        "sender_domains": [{"networks": ["10.0.0.0/8"], "domains": ["office.example"]}],
+    },
+    "submission": {"secret": "relay/users", "certificate": "self_signed"},
+    "clients": {"connections": 20, "messages_per_minute": 100},
+    "firewall": {"management_networks": ["10.9.0.0/16"]},
+    "quota": {"messages_per_second": 20, "share": "node"},
+    "hygiene": {
+        "strip_received": True,
+        "strip_client_headers": True,
+        "configuration_set": "marketing",
+        "set_headers": {"X-Relay": "yes"},
+        "sender_rewrite": {"address": "account@ours.example", "keep": ["ours.example"]},
+    },
+}
 
 
 def test_an_image_has_passed_every_check_and_says_what_is_in_it(
@@ -57,6 +86,16 @@ def test_the_same_request_is_answered_without_any_tool(
     assert bake(BakeRequest(config=config, base="debian-12", images_dir=images_dir)) == debian_12
 
 
+def test_the_next_generation_bakes_and_relays_with_everything_that_can_be_asked_for(
+    images_dir: Path,
+) -> None:
+    record = _bake_short("debian-13", load_config(None, EVERYTHING), images_dir, name="everything-debian-13")
+    assert record.status == "verified"
+    assert record.verify
+    assert "submission" in {check["name"] for check in record.verify["checks"]}
+
+
+@pytest.mark.releases
 def test_the_next_generation_bakes_and_relays(config: RelayConfig, images_dir: Path) -> None:
     assert _bake_short("debian-13", config, images_dir).status == "verified"
 
@@ -142,9 +181,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     process.run(["umount", folder])
 
 
-def _bake_short(base: str, config: RelayConfig, images_dir: Path) -> ImageRecord:
+def _bake_short(base: str, config: RelayConfig, images_dir: Path, *, name: str | None = None) -> ImageRecord:
     base_build.ensure(base)
-    return bake(BakeRequest(config=config, base=base, images_dir=images_dir, profile="short"))[1]
+    return bake(BakeRequest(config=config, base=base, images_dir=images_dir, profile="short", name=name))[1]
 
 
 def _images(folder: Path) -> list[str]:
