@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from builder.conformance.signer import Signer
 from builder.errors import BuilderError
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ class Relay(ABC):
 
     `xclient`: a client may say which address it comes from. `stop`: daemons may be killed and started.
     `disk`: the queue's file system may be filled. `settings`: parameters may be changed. `map`: nobody else
-    writes the password map.
+    writes the password map. `signer`: it signs with DKIM, and its signer may be stopped.
     """
 
     name: str
@@ -44,6 +45,9 @@ class Relay(ABC):
     """By how much it is slower than a process on this machine: every limit is multiplied with it."""
     reports: str = "/var/spool/relay-dsn"
     """Where reports of non-delivery are kept."""
+
+    signer: Signer | None = None
+    """What signs with DKIM, where it may be stopped and given other keys."""
 
     @abstractmethod
     def run(self, argv: Sequence[str], *, check: bool = True, timeout_seconds: float = 60) -> str:

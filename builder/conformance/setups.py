@@ -102,6 +102,27 @@ SETUPS: Mapping[str, Setup] = {
             },
         }
     ),
+    "dkim": Setup(
+        {
+            **_SES,
+            "networks": ["10.0.0.0/8", "fd00::/8"],
+            "dkim": {
+                "keys": [
+                    {"domain": "example.com", "selector": "relay2026", "secret": "relay/dkim"},
+                    {"domain": "news.example.com", "selector": "n1", "secret": "relay/dkim-news"},
+                ]
+            },
+            "hygiene": {
+                "strip_received": True,
+                "strip_client_headers": True,
+                "set_headers": {"X-Relay": "yes"},
+                "sender_rewrite": {
+                    "address": "account@example.com",
+                    "keep": ["example.com", "other.example"],
+                },
+            },
+        }
+    ),
     "rewrite": Setup(
         {
             **_SES,

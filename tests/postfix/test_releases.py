@@ -35,7 +35,7 @@ echo 'postfix postfix/main_mailer_type select No configuration' | chroot "$R" de
 export DEBIAN_FRONTEND=noninteractive
 chroot "$R" apt-get -q -y update
 chroot "$R" apt-get -q -y --no-install-recommends -o Dpkg::Options::=--force-unsafe-io \\
-    install postfix libsasl2-modules sasl2-bin
+    install postfix libsasl2-modules sasl2-bin opendkim
 touch "$R/etc/postfix/main.cf"
 """
 
