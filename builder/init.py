@@ -48,6 +48,7 @@ def relay_yaml(
         _OPTIONAL.format(fallback="postmark" if preset.name == "sendgrid" else "sendgrid"),
         _hygiene(preset),
         _DSN,
+        _DKIM,
     ]
     return "\n".join(parts)
 
@@ -221,4 +222,11 @@ _DSN = """\
 # Where bounces go; kept on the relay when not set.
 # dsn:
 #   address: postmaster@example.com
+"""
+_DKIM = """\
+# Sign mail on the relay, where the provider does not (docs/dkim.md); the secret: {"private_key": PEM}.
+# dkim:
+#   keys:
+#     - {domain: example.com, selector: relay2026, secret: relay/dkim}
+#   signer_down: defer                   # or send_unsigned
 """

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 
 import pytest
 
+from builder import assets
 from builder.conformance.client import Mail, Sent, send_all
 from builder.conformance.setups import SETUPS, Bed, running
 from builder.conformance.signer import Signer
@@ -14,6 +17,19 @@ from builder.standin.journal import Message
 from tests.dkim_records import verified_domain
 
 pytestmark = pytest.mark.postfix
+
+# What the agent asks the signer before port 25 opens, inside the sandbox.
+_AGENT_ASKS = """\
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from relay_agent import milter
+from relay_agent.trouble import Trouble
+try:
+    print(json.dumps(milter.signature(Path("/run/relay-dkim/milter/socket"), sys.argv[2])))
+except Trouble as trouble:
+    print(json.dumps({"trouble": trouble.code}))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +72,28 @@ def test_a_message_arrives_with_a_signature_that_verifies(bed: Bed, signer: Sign
     message = delivered(bed, "plain@example.net")
     assert verified_domain(message.content, signer.public_keys) == "example.com"
     assert "s=relay2026;" in values(message, "DKIM-Signature")[0]
+
+
+def agent_asks(bed: Bed, domain: str) -> dict[str, str]:
+    agent = str(assets.folder("cloudinit") / "agent")
+    answer: dict[str, str] = json.loads(bed.relay.run([sys.executable, "-c", _AGENT_ASKS, agent, domain]))
+    return answer
+
+
+def test_the_agent_sees_whether_mail_is_signed(bed: Bed, signer: Signer) -> None:
+    tags = agent_asks(bed, "news.example.com")
+    assert (tags["d"], tags["s"], tags["a"]) == ("news.example.com", "n1", "rsa-sha256")
+    assert agent_asks(bed, "other.example") == {"trouble": "dkim-unsigned"}
+    signer.break_key("news.example.com")
+    signer.reload()
+    assert agent_asks(bed, "news.example.com") == {"trouble": "dkim-unsigned"}
+    signer.new_key("news.example.com")
+    signer.reload()
+    assert agent_asks(bed, "news.example.com")["d"] == "news.example.com"
+    signer.stop()
+    assert agent_asks(bed, "news.example.com") == {"trouble": "dkim-down"}
+    signer.start()
+    assert agent_asks(bed, "news.example.com")["s"] == "n1"
 
 
 def test_a_changed_message_does_not_verify(bed: Bed, signer: Signer) -> None:
@@ -121,7 +159,7 @@ def test_without_the_signer_mail_waits_at_the_client_and_nothing_is_lost(bed: Be
     signer.stop()
     try:
         sent = send(bed, Mail(("down@example.net",)))
-        assert sent.reply.startswith("451")
+        assert sent.reply.startswith("451 4.7.1")
         assert sent.accepted == ()
         bed.relay.run(["sh", "-c", "printf 'From: c@example.com\\n\\nx\\n' | sendmail held@example.net"])
         assert [item.queue_name for item in bed.relay.queue()] == ["maildrop"]
