@@ -6,7 +6,6 @@ import io
 import json
 import socket
 import stat
-import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -21,86 +20,14 @@ from relay_agent.places import Places
 from relay_agent.secret import SecretVersion
 from relay_agent.trouble import Trouble
 
-from tests.agent.relay_world import FakePostfix, agent_json, write_json
-from tests.agent.scripted_relay import REFUSED, Relay
+from tests.agent.relay_world import agent_json, write_json
+from tests.agent.scripted_milter import PLAN, Milter, rsa_key
 from tests.fakes import FakeTool, FakeTools
-
-KEYS = [
-    {"domain": "example.com", "selector": "s1", "secret": "relay/dkim", "file": "/run/relay-dkim/keys/a.pem"},
-    {"domain": "b.example", "selector": "s2", "secret": "relay/dkim-b", "file": "/run/relay-dkim/keys/b.pem"},
-]
-PLAN: dict[str, Any] = {
-    "unit": "relay-dkim.service",
-    "socket": "/run/relay-dkim/milter/socket",
-    "must_sign": True,
-    "keys": KEYS,
-}
-
-
-def rsa_key(bits: int) -> str:
-    command = ["openssl", "genrsa", str(bits)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="module")
 def pem() -> str:
     return rsa_key(2048)
-
-
-class Milter:
-    """A signer at the other end of a Unix socket; `behaviour` is what it does with each message."""
-
-    def __init__(self, path: Path, domains: dict[str, str]) -> None:
-        self.path, self.domains = path, domains
-        self.behaviour = "sign"
-        self.messages = 0
-        self._server: socket.socket | None = None
-
-    def start(self) -> None:
-        server = self._server = socket.socket(socket.AF_UNIX)
-        server.bind(str(self.path))
-        server.listen()
-        threading.Thread(target=self._serve, args=(server,), daemon=True).start()
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.shutdown(socket.SHUT_RDWR)
-            self._server.close()
-            self._server = None
-            self.path.unlink()
-
-    def _serve(self, server: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            with connection:
-                self._talk(connection)
-
-    def _talk(self, connection: socket.socket) -> None:
-        stream, domain = connection.makefile("rb"), ""
-        while head := stream.read(4):
-            packet = stream.read(struct.unpack(">I", head)[0])
-            letter, data = packet[:1], packet[1:]
-            if letter == b"L" and data.startswith(b"From\0"):
-                domain = data.decode().rstrip("\0").rpartition("@")[2].rstrip(">")
-            for answer in self._answers(letter, domain):
-                connection.sendall(struct.pack(">I", len(answer)) + answer)
-
-    def _answers(self, letter: bytes, domain: str) -> list[bytes]:
-        if letter == b"Q":
-            return []
-        if letter == b"O":
-            return [b"O" + struct.pack(">III", 6, 1, 0)]
-        if letter != b"E":
-            return [b"t" if self.behaviour == "tempfail" else b"c"]
-        self.messages += 1
-        if self.behaviour == "unsigned":
-            return [b"c"]
-        value = f"v=1; a=rsa-sha256; d={domain};\r\n\ts={self.domains.get(domain)}; b=abc=="
-        insert = b"i" + struct.pack(">I", 0) + b"DKIM-Signature\0" + value.encode() + b"\0"
-        return [b"p", insert, b"a"]
 
 
 class World:
@@ -322,93 +249,3 @@ def test_what_is_no_milter_is_down(places: Places, answer: bytes) -> None:
             milter.signature(path, "example.com")
         thread.join()
     assert raised.value.code == "dkim-down"
-
-
-# -- port 25
-
-
-class SigningRelay(Relay):
-    """The loop around a signer."""
-
-    def __init__(self, places: Places, postfix: FakePostfix, fake_tool: FakeTools, pem: str) -> None:
-        self.pem = pem
-        for folder in ("keys", "milter"):
-            (places.root / "run/relay-dkim" / folder).mkdir(parents=True)
-        self.systemctl = fake_tool("systemctl")
-        self.milter = Milter(places.root / "run/relay-dkim/milter/socket", {"example.com": "s1"})
-        super().__init__(places, postfix)
-        write_json(places.agent_json, agent_json(dkim={**PLAN, "keys": KEYS[:1]}))
-
-    def _fetch(self, upstream: Any) -> SecretVersion:
-        if upstream.secret == "relay/dkim":
-            return SecretVersion(json.dumps({"private_key": self.pem}), "k1", 1.0)
-        return super()._fetch(upstream)
-
-
-@pytest.fixture
-def relay(
-    places: Places,
-    postfix_programs: FakePostfix,
-    fake_tool: FakeTools,
-    pem: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[SigningRelay]:
-    monkeypatch.setattr("relay_agent.dkim.shutil.chown", lambda *_: None)
-    relay = SigningRelay(places, postfix_programs, fake_tool, pem)
-    yield relay
-    relay.milter.stop()
-
-
-def test_a_fresh_relay_opens_when_the_credential_and_the_signature_are_proved(relay: SigningRelay) -> None:
-    relay.rounds(3, seconds=3)
-    assert relay.probes
-    assert not relay.postfix.has_listener
-    assert (relay.state, relay.reason) == ("starting", "dkim-down")
-    relay.milter.start()
-    relay.rounds(1, seconds=3)
-    assert relay.postfix.is_open
-    assert relay.state == "ready"
-    assert relay.status["dkim"]["signing"] is True
-
-
-def test_a_signature_alone_does_not_open_it(relay: SigningRelay) -> None:
-    relay.milter.start()
-    relay.answers["password-1"] = REFUSED
-    relay.rounds(3, seconds=3)
-    assert not relay.postfix.has_listener
-    assert relay.state == "starting"
-
-
-def test_after_a_reboot_it_waits_for_the_signer_too(relay: SigningRelay) -> None:
-    relay.milter.start()
-    relay.rounds()
-    relay.milter.stop()
-    relay.reboot()
-    relay.rounds(1, seconds=3)
-    assert not relay.postfix.has_listener
-    relay.milter.start()
-    relay.rounds(1, seconds=3)
-    assert relay.postfix.is_open
-
-
-def test_a_signer_that_stays_down_closes_the_port_until_it_is_back(relay: SigningRelay) -> None:
-    relay.milter.start()
-    relay.rounds()
-    relay.milter.stop()
-    relay.rounds(1, seconds=16)
-    assert (relay.state, relay.reason) == ("degraded", "dkim-down")
-    assert relay.postfix.is_open
-    relay.rounds(3, seconds=6)
-    assert not relay.postfix.is_open
-    assert (relay.state, relay.reason) == ("failed", "dkim-down")
-    relay.milter.start()
-    relay.rounds(1, seconds=6)
-    assert relay.postfix.is_open
-    assert relay.state == "ready"
-
-
-def test_who_prefers_unsigned_mail_has_an_open_port(relay: SigningRelay) -> None:
-    write_json(relay.places.agent_json, agent_json(dkim={**PLAN, "must_sign": False, "keys": KEYS[:1]}))
-    relay.rounds(1, seconds=3)
-    assert relay.postfix.is_open
-    assert (relay.state, relay.reason) == ("degraded", "dkim-down")
