@@ -142,6 +142,7 @@ def _secret(preset: Preset, name: str) -> str:
         + "# How to get it:\n"
         + steps
         + f"secret: {name}\n"
+        + (_AUTH if len({shape.mechanism for shape in preset.secret_shapes}) > 1 else "")
     )
 
 
@@ -202,6 +203,10 @@ _OPTIONAL = """\
 #   preset: {fallback}
 # routes:
 #   - {{name: news, sender_domains: [news.example.com], preset: postmark}}
+"""
+_AUTH = """\
+# Log in with OAuth 2.0 (docs/oauth.md). Set here too, because the image then has more in it.
+# auth: xoauth2
 """
 _HYGIENE = """\
 # What happens to messages on their way.

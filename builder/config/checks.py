@@ -43,6 +43,7 @@ def check(config: RelayConfig) -> Iterator[Problem]:
         yield from _quota(config)
         yield from _ses_headers(config)
         yield from _one_secret_for_each_host(config)
+        yield from _one_way_to_log_in(config)
 
 
 def either(values: Sequence[Any], *, word: str = "or") -> str:
@@ -352,3 +353,21 @@ def _one_secret_for_each_host(config: RelayConfig) -> Iterator[Problem]:
         elif where == ("fallback",) and choice.upstream_host == config.upstream_host:
             text = f"is `{choice.upstream_host}` again, which fails when the first does"
             yield Problem(where, text, "Use another region or provider")
+
+
+def _one_way_to_log_in(config: RelayConfig) -> Iterator[Problem]:
+    """Refuse a fallback that Postfix could not tell from the provider: one list of mechanisms serves both.
+
+    XOAUTH2 is chosen wherever a server offers it, so a provider that gets a password must not offer it.
+    """
+    fallback = config.fallback
+    if fallback is None or fallback.auth_kind == config.auth_kind:
+        return
+    choice, where = (config, "auth") if config.auth_kind == "password" else (fallback, "fallback.auth")
+    if "xoauth2" in choice.provider.mechanisms:
+        text = f"logs in to {choice.provider.title} with a password, and the other provider with OAuth; "
+        yield Problem(
+            ("fallback",),
+            f"{text}{choice.provider.title} offers both, and Postfix would send the password as a token",
+            f"Set `{where}: xoauth2`, or use another provider",
+        )

@@ -13,6 +13,7 @@ from typing import Any
 
 import trustme
 
+from builder import process
 from builder.conformance.relay import Relay
 from builder.conformance.sandbox import Sandbox
 from builder.conformance.signer import Signer
@@ -21,6 +22,7 @@ _EDITS = "root/usr/lib/relay/master.cf.edits"
 _POSTFIX = "root/etc/postfix/"
 _PROGRAMS = "root/usr/lib/relay/bin/"
 _DKIM = "root/etc/relay/dkim/"
+_SASL = "root/usr/lib/relay/sasl/"
 _AGENT = "root/etc/relay/agent.json"
 _LOG = "/var/log/mail.log"
 # What cannot be mounted over where it is, since it does not exist on a machine that is no relay.
@@ -66,6 +68,8 @@ class LocalRelay(Relay):
         self.signer = Signer(self.run, rendered[_AGENT]) if f"{_DKIM}opendkim.conf" in rendered else None
 
     def __enter__(self) -> LocalRelay:
+        if f"{_SASL}build.sh" in self._rendered:
+            self._compile_mechanism()
         self._sandbox.start(dict.fromkeys(self._ports, "127.0.0.1"))
         try:
             self._configure()
@@ -152,6 +156,16 @@ class LocalRelay(Relay):
         self._open_ports()
         self.run(["postconf", "-e", *(f"{name}={value}" for name, value in self._harness().items())])
         self.run(["postfix", "check"])
+
+    def _compile_mechanism(self) -> None:
+        """Compile the SASL mechanism as the bake does. Errors: BuilderError without a compiler."""
+        source = self._sandbox.folder / "sasl-source"
+        source.mkdir(parents=True)
+        for path, text in self._rendered.items():
+            if path.startswith(_SASL):
+                (source / path.removeprefix(_SASL)).write_text(text)
+        self._sandbox.copy_sasl_plugins()
+        process.run(["sh", source / "build.sh", self._sandbox.sasl_plugins])
 
     def _open_ports(self) -> None:
         """Open what the agent opens when the credential is proved, on other ports."""

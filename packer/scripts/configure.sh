@@ -19,6 +19,10 @@ if [ -e /usr/lib/relay/master.cf.edits ]; then
     done </usr/lib/relay/master.cf.edits
 fi
 postfix check
+# XOAUTH2, which no package brings: only in images that log in with OAuth.
+if [ -e /usr/lib/relay/sasl/build.sh ]; then
+    sh /usr/lib/relay/sasl/build.sh
+fi
 
 # --- firewall ----------------------------------------------------------------------------------------------------
 if [ -e /etc/nftables.conf ] && command -v nft >/dev/null; then

@@ -196,6 +196,14 @@ def _dkim_key(**changes: str) -> dict[str, str]:
             {"dkim": {"keys": [_dkim_key(selector="s1"), _dkim_key(selector="s2")]}},
             "`dkim.keys[1].domain` is `a.example`, which an earlier key signs",
         ),
+        (
+            {"preset": "gmail", "region": None, "fallback": {"preset": "microsoft365"}},
+            "`fallback` logs in to Gmail with a password, and the other provider with OAuth",
+        ),
+        (
+            {"preset": "microsoft365", "region": None, "fallback": {"preset": "gmail"}},
+            "Set `fallback.auth: xoauth2`, or use another provider",
+        ),
         ({"dkim": {"keys": []}}, "`dkim.keys` is a list, expected at least one entry"),
         ({"dkim": {"keys": [_dkim_key(selector="a b")]}}, "expected a DKIM selector such as `relay2026`"),
         ({"dkim": {"keys": [_dkim_key(secret="relay/ses")]}}, "is the provider's own secret"),
