@@ -197,3 +197,29 @@ def test_a_new_key_is_used_after_a_reload(bed: Bed, signer: Signer) -> None:
     message = delivered(bed, "rotated@example.net")
     assert verified_domain(message.content, signer.public_keys) == "example.com"
     assert verified_domain(message.content, old) is None
+
+
+_WRITES = """\
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from relay_agent.dkim import write_key
+for text in ("first", "second"):
+    write_key(Path("/run/relay-dkim/keys/tried.pem"), text, "opendkim")
+"""
+
+
+def test_the_capabilities_of_the_agents_unit_are_enough_to_hand_over_a_key(bed: Bed, signer: Signer) -> None:
+    cloudinit = assets.folder("cloudinit")
+    unit = (cloudinit / "systemd" / "relay-agent.service").read_text()
+    line = next(line for line in unit.splitlines() if line.startswith("CapabilityBoundingSet="))
+    kept = ",".join("+" + name[4:].lower() for name in line.partition("=")[2].split())
+    command = ["setpriv", "--bounding-set", f"-all,{kept}", "--no-new-privs", sys.executable, "-c", _WRITES]
+    bed.relay.run([*command, str(cloudinit / "agent")])
+    seen = bed.relay.run(
+        ["sh", "-c", "cd /run/relay-dkim/keys && stat -c '%U %a' tried.pem && cat tried.pem"]
+    )
+    assert seen == "opendkim 600\nsecond"
+    names = bed.relay.run(["ls", "-A", "/run/relay-dkim/keys"]).split()
+    bed.relay.run(["rm", "/run/relay-dkim/keys/tried.pem"])
+    assert names == ["example.com.pem", "news.example.com.pem", "tried.pem"]

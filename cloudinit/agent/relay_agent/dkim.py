@@ -146,17 +146,10 @@ class Signer:
     def _take(self, key: Key, version: SecretVersion) -> None:
         pem = _private_key(version.text, key.secret)
         key.record = _record(pem, key)
-        self._write(key.file, pem)
+        write_key(key.file, pem, self._owner)
         key.version_id = version.version_id
         self._is_stale, self._prove_due = True, 0.0
         self._log.info("DKIM key in use", domain=key.domain, version_id=version.version_id)
-
-    def _write(self, path: Path, pem: str) -> None:
-        """Put the key in place, readable to the signer's user alone from its first moment there."""
-        new = path.with_name(f".{path.name}.for-signer")
-        write_whole(new, pem, mode=0o600)
-        shutil.chown(new, self._owner, self._owner)
-        new.replace(path)
 
     def _prove(self) -> None:
         before = self.trouble
@@ -214,6 +207,14 @@ class Signer:
             ],
             "reason": trouble.as_json() if trouble else None,
         }
+
+
+def write_key(path: Path, pem: str, owner: str) -> None:
+    """Put a key in place, readable to the signer's user alone from its first moment there."""
+    new = path.with_name(f".{path.name}.for-signer")
+    write_whole(new, pem, mode=0o600)
+    shutil.chown(new, owner, owner)
+    new.replace(path)
 
 
 def _prove(path: Path, key: Key) -> None:
