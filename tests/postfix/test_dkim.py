@@ -15,6 +15,7 @@ from builder.conformance.signer import Signer
 from builder.releases import Release
 from builder.standin.journal import Message
 from tests.dkim_records import verified_domain
+from tests.rendered import parameters, rendered
 
 pytestmark = pytest.mark.postfix
 
@@ -171,6 +172,20 @@ def test_without_the_signer_mail_waits_at_the_client_and_nothing_is_lost(bed: Be
     bed.relay.reload()
     held = arrived(bed, "held@example.net")
     assert verified_domain(held.content, signer.public_keys) == "example.com"
+
+
+def test_who_prefers_unsigned_mail_gets_it_while_the_signer_is_down(bed: Bed, signer: Signer) -> None:
+    preferred = SETUPS["dkim"].config["dkim"] | {"signer_down": "send_unsigned"}
+    files = rendered(**{**SETUPS["dkim"].config, "dkim": preferred})
+    wanted = parameters(files["root/etc/postfix/main.cf"])["milter_default_action"]
+    bed.relay.set_parameters({"milter_default_action": wanted})
+    signer.stop()
+    try:
+        assert values(delivered(bed, "unsigned@example.net"), "DKIM-Signature") == []
+    finally:
+        signer.start()
+        bed.relay.set_parameters({"milter_default_action": "tempfail"})
+    assert values(delivered(bed, "signed-again@example.net"), "DKIM-Signature")
 
 
 def test_a_key_that_is_none_makes_mail_wait(bed: Bed, signer: Signer) -> None:
