@@ -48,6 +48,7 @@ def relay_yaml(
         _OPTIONAL.format(fallback="postmark" if preset.name == "sendgrid" else "sendgrid"),
         _hygiene(preset),
         _DSN,
+        _DKIM,
     ]
     return "\n".join(parts)
 
@@ -141,6 +142,7 @@ def _secret(preset: Preset, name: str) -> str:
         + "# How to get it:\n"
         + steps
         + f"secret: {name}\n"
+        + (_AUTH if len({shape.mechanism for shape in preset.secret_shapes}) > 1 else "")
     )
 
 
@@ -202,6 +204,10 @@ _OPTIONAL = """\
 # routes:
 #   - {{name: news, sender_domains: [news.example.com], preset: postmark}}
 """
+_AUTH = """\
+# Log in with OAuth 2.0 (docs/oauth.md). Set here too, because the image then has more in it.
+# auth: xoauth2
+"""
 _HYGIENE = """\
 # What happens to messages on their way.
 # hygiene:
@@ -221,4 +227,11 @@ _DSN = """\
 # Where bounces go; kept on the relay when not set.
 # dsn:
 #   address: postmaster@example.com
+"""
+_DKIM = """\
+# Sign mail on the relay, where the provider does not (docs/dkim.md); the secret: {"private_key": PEM}.
+# dkim:
+#   keys:
+#     - {domain: example.com, selector: relay2026, secret: relay/dkim}
+#   signer_down: defer                   # or send_unsigned
 """

@@ -88,6 +88,11 @@ class Release:
         return self.postfix_version < (3, 9)
 
     @property
+    def supports_mime_input_conversion(self) -> bool:
+        """Whether it has `force_mime_input_conversion` (Postfix 3.9)."""
+        return self.postfix_version >= (3, 9)
+
+    @property
     def supports_sasl_result_delimiter(self) -> bool:
         """Whether it has `smtp_sasl_password_result_delimiter` (Postfix 3.9)."""
         return self.postfix_version >= (3, 9)

@@ -43,6 +43,7 @@ def check(config: RelayConfig) -> Iterator[Problem]:
         yield from _quota(config)
         yield from _ses_headers(config)
         yield from _one_secret_for_each_host(config)
+        yield from _one_way_to_log_in(config)
 
 
 def either(values: Sequence[Any], *, word: str = "or") -> str:
@@ -285,10 +286,37 @@ def _warm_up(config: RelayConfig) -> Iterator[Problem]:
 
 
 def _dkim(config: RelayConfig) -> Iterator[Problem]:
-    for index, key in enumerate(config.dkim):
-        if key.domain in [other.domain for other in config.dkim[:index]]:
+    if config.dkim is None:
+        return
+    taken = {choice.secret_name: "the provider's" for _where, choice in _choices(config)}
+    if config.submission:
+        taken[config.submission.secret] = "the submission port's"
+    for index, key in enumerate(config.dkim.keys):
+        where: Where = ("dkim", "keys", index)
+        if key.domain in [other.domain for other in config.dkim.keys[:index]]:
             text = f"is `{key.domain}`, which an earlier key signs"
-            yield Problem(("dkim", index, "domain"), text, "Remove one of them")
+            yield Problem((*where, "domain"), text, "Remove one of them")
+        if key.secret in taken:
+            text = f"is {taken[key.secret]} own secret; a key for signatures is for nothing else"
+            yield Problem((*where, "secret"), text, "Make a secret of its own for the key")
+        yield from _never_signs((*where, "domain"), key.domain, config)
+
+
+def _never_signs(where: Where, domain: str, config: RelayConfig) -> Iterator[Problem]:
+    """Refuse a domain that no message has in From once `sender_rewrite` has replaced it."""
+    rewrite = config.hygiene.sender_rewrite
+    if rewrite is None or not rewrite.from_header:
+        return
+    left = [rewrite.address.rpartition("@")[2].lower(), *rewrite.keep]
+    if not any(_is_below(name, domain) for name in left) and not any(
+        _is_below(domain, name) for name in rewrite.keep
+    ):
+        text = f"is `{domain}`, but `hygiene.sender_rewrite` replaces every sender in it"
+        yield Problem(where, text, "Add the domain to `hygiene.sender_rewrite.keep`, or remove the key")
+
+
+def _is_below(name: str, domain: str) -> bool:
+    return name == domain or name.endswith(f".{domain}")
 
 
 def _ses_headers(config: RelayConfig) -> Iterator[Problem]:
@@ -325,3 +353,21 @@ def _one_secret_for_each_host(config: RelayConfig) -> Iterator[Problem]:
         elif where == ("fallback",) and choice.upstream_host == config.upstream_host:
             text = f"is `{choice.upstream_host}` again, which fails when the first does"
             yield Problem(where, text, "Use another region or provider")
+
+
+def _one_way_to_log_in(config: RelayConfig) -> Iterator[Problem]:
+    """Refuse a fallback that Postfix could not tell from the provider: one list of mechanisms serves both.
+
+    XOAUTH2 is chosen wherever a server offers it, so a provider that gets a password must not offer it.
+    """
+    fallback = config.fallback
+    if fallback is None or fallback.auth_kind == config.auth_kind:
+        return
+    choice, where = (config, "auth") if config.auth_kind == "password" else (fallback, "fallback.auth")
+    if "xoauth2" in choice.provider.mechanisms:
+        text = f"logs in to {choice.provider.title} with a password, and the other provider with OAuth; "
+        yield Problem(
+            ("fallback",),
+            f"{text}{choice.provider.title} offers both, and Postfix would send the password as a token",
+            f"Set `{where}: xoauth2`, or use another provider",
+        )

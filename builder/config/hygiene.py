@@ -1,4 +1,4 @@
-"""What happens to a message on its way: headers, sender rewriting, DKIM, and where bounces go."""
+"""What happens to a message on its way: headers, sender rewriting, and where bounces go."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from builder.config.values import Domain, HeaderName, MailAddress, OneLine, SecretName, Whole
+from builder.config.values import Domain, HeaderName, MailAddress, OneLine, Whole
 from builder.presets import Model
 
 # What mail programs add and tells about the inside; none is needed for delivery.
@@ -52,12 +52,6 @@ def _tag_name(value: str) -> str:
 def _tag_value(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.@-]{1,256}", value):
         raise ValueError("expected letters, digits and `_.@-`, 256 at most")
-    return value
-
-
-def _selector(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", value):
-        raise ValueError("expected a DKIM selector such as `relay2026`")
     return value
 
 
@@ -134,11 +128,3 @@ class Dsn(Model):
         if self.sender and not self.address:
             raise ValueError("`sender` is set but `address` is not")
         return self
-
-
-class DkimKey(Model):
-    """Sign mail of a domain. The secret is `{"private_key": "PEM"}`; the public key stands in DNS."""
-
-    domain: Domain
-    selector: Annotated[str, AfterValidator(_selector)]
-    secret: SecretName

@@ -10,7 +10,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from builder.config.boot import BootConfig, BootUpstream
 from builder.config.checks import check
-from builder.config.hygiene import DkimKey, Dsn, Hygiene
+from builder.config.dkim import Dkim
+from builder.config.hygiene import Dsn, Hygiene
 from builder.config.main_cf import as_text
 from builder.config.policy import Access, ClientLimits, Firewall, Submission
 from builder.config.routing import (
@@ -64,7 +65,7 @@ class RelayConfig(ProviderChoice):
     warm_up: WarmUp | None = None
     hygiene: Hygiene = Hygiene()
     dsn: Dsn = Dsn()
-    dkim: tuple[DkimKey, ...] = ()
+    dkim: Dkim | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> RelayConfig:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from builder.conformance import cases_hygiene, cases_intake, cases_provider, cases_routes, cases_rules
+from builder.conformance import (
+    cases_dkim,
+    cases_hygiene,
+    cases_intake,
+    cases_provider,
+    cases_routes,
+    cases_rules,
+)
 from builder.conformance.case import Case
 
 __all__ = ["CASES"]
@@ -13,4 +20,5 @@ CASES: tuple[Case, ...] = (
     *cases_routes.CASES,
     *cases_rules.CASES,
     *cases_hygiene.CASES,
+    *cases_dkim.CASES,
 )

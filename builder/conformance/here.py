@@ -10,7 +10,7 @@ from builder import process
 from builder.conformance.case import Case
 from builder.conformance.report import CaseResult, Report
 from builder.conformance.runner import run_cases
-from builder.conformance.setups import SETUPS, running
+from builder.conformance.setups import SETUPS, Setup, running
 from builder.errors import BuilderError
 from builder.releases import RELEASES, Release
 
@@ -27,6 +27,13 @@ def run_here(
     version = ""
     for setup in dict.fromkeys(case.setup for case in cases):
         mine = [case for case in cases if case.setup == setup]
+        why = lacking(SETUPS[setup], root)
+        if why:
+            skipped = [CaseResult(case.name, case.title, skipped=why) for case in mine]
+            results += skipped
+            for result in skipped:
+                progress(result)
+            continue
         with (
             tempfile.TemporaryDirectory(prefix="conformance-") as folder,
             running(SETUPS[setup], release, Path(folder), root=root) as bed,
@@ -35,6 +42,13 @@ def run_here(
             results += report.results
             version = report.postfix
     return Report(f"Postfix in {root}", version, tuple(results))
+
+
+def lacking(setup: Setup, root: Path) -> str:
+    """Say what a setup needs that is not installed; empty when nothing is missing."""
+    if "dkim" in setup.config and not (root / "usr/sbin/opendkim").exists():
+        return "OpenDKIM is not installed: `apt-get install opendkim`"
+    return ""
 
 
 def installed_release(root: Path) -> Release:

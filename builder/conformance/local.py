@@ -13,15 +13,24 @@ from typing import Any
 
 import trustme
 
+from builder import process
 from builder.conformance.relay import Relay
 from builder.conformance.sandbox import Sandbox
+from builder.conformance.signer import Signer
 
 _EDITS = "root/usr/lib/relay/master.cf.edits"
 _POSTFIX = "root/etc/postfix/"
 _PROGRAMS = "root/usr/lib/relay/bin/"
+_DKIM = "root/etc/relay/dkim/"
+_SASL = "root/usr/lib/relay/sasl/"
+_AGENT = "root/etc/relay/agent.json"
 _LOG = "/var/log/mail.log"
 # What cannot be mounted over where it is, since it does not exist on a machine that is no relay.
-_MOVED = {"/usr/lib/relay/": "/run/relay-lib/", "/var/spool/relay-dsn": "/run/relay-dsn"}
+_MOVED = {
+    "/usr/lib/relay/": "/run/relay-lib/",
+    "/etc/relay/dkim": "/run/relay-lib/dkim",
+    "/var/spool/relay-dsn": "/run/relay-dsn",
+}
 _COOL_SECONDS = 10
 # A user of the submission port that exists in this sandbox only.
 TEST_USER, TEST_PASSWORD = "app", "app-password"
@@ -34,7 +43,9 @@ class LocalRelay(Relay):
     checked against. `root` is the tree of another release with Postfix installed. Needs root.
     """
 
-    abilities = frozenset({"xclient", "stop", "disk", "settings", "map", "submission", "reports", "starttls"})
+    abilities = frozenset(
+        {"xclient", "stop", "disk", "settings", "map", "submission", "reports", "starttls", "signer"}
+    )
     reports = "/run/relay-dsn"
 
     def __init__(
@@ -55,11 +66,17 @@ class LocalRelay(Relay):
         self._ca_pem = ca_pem
         self._parameters = dict(parameters or {})
         self._sandbox = Sandbox(folder, root=root)
+        self.signer = Signer(self.run, rendered[_AGENT]) if f"{_DKIM}opendkim.conf" in rendered else None
 
     def __enter__(self) -> LocalRelay:
+        if f"{_SASL}build.sh" in self._rendered:
+            self._compile_mechanism()
         self._sandbox.start(dict.fromkeys(self._ports, "127.0.0.1"))
         try:
             self._configure()
+            if self.signer is not None:
+                self.signer.prepare()
+                self.signer.start()
             self.start_postfix()
         except BaseException:
             self._sandbox.stop()
@@ -130,6 +147,8 @@ class LocalRelay(Relay):
                 self.write_file(f"/etc/postfix/{path.removeprefix(_POSTFIX)}", self._here(text))
             elif path.startswith(_PROGRAMS):
                 self.write_file(f"/run/relay-lib/bin/{path.removeprefix(_PROGRAMS)}", text, mode=0o755)
+            elif path.startswith(_DKIM):
+                self.write_file(f"/run/relay-lib/dkim/{path.removeprefix(_DKIM)}", self._here(text))
         self.write_file("/run/relay/ca.pem", self._ca_pem)
         edits = self._here(self._rendered[_EDITS]).splitlines()
         for line in edits:
@@ -139,11 +158,21 @@ class LocalRelay(Relay):
         self.run(["postconf", "-e", *(f"{name}={value}" for name, value in self._harness().items())])
         self.run(["postfix", "check"])
 
+    def _compile_mechanism(self) -> None:
+        """Compile the SASL mechanism as the bake does. Errors: BuilderError without a compiler."""
+        source = self._sandbox.folder / "sasl-source"
+        source.mkdir(parents=True)
+        for path, text in self._rendered.items():
+            if path.startswith(_SASL):
+                (source / path.removeprefix(_SASL)).write_text(text)
+        self._sandbox.copy_sasl_plugins()
+        process.run(["sh", source / "build.sh", self._sandbox.sasl_plugins])
+
     def _open_ports(self) -> None:
         """Open what the agent opens when the credential is proved, on other ports."""
         address = f"127.0.0.1:{self.smtp_address[1]}"
         self.run(["postconf", "-Me", f"{address}/inet={address} inet n - n - - smtpd"])
-        settings: dict[str, Any] = json.loads(self._rendered["root/etc/relay/agent.json"])
+        settings: dict[str, Any] = json.loads(self._rendered[_AGENT])
         entry = settings.get("submission")
         if entry:
             self._make_user(entry)

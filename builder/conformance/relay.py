@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from builder.conformance.signer import Signer
 from builder.errors import BuilderError
 
 T = TypeVar("T")
@@ -34,7 +35,8 @@ class Relay(ABC):
     `xclient`: a client may say which address it comes from. `stop`: daemons may be killed and started.
     `disk`: the queue's file system may be filled. `settings`: parameters may be changed. `map`: nobody else
     writes the password map. `submission`: there is a port for clients that log in. `reports`: reports of
-    non-delivery are kept on the relay. `starttls`: the provider's port begins in the clear.
+    non-delivery are kept on the relay. `starttls`: the provider's port begins in the clear. `signer`: it signs
+    with DKIM, and its signer may be stopped.
     """
 
     name: str
@@ -48,6 +50,9 @@ class Relay(ABC):
     """A sender, and a domain of recipients, that the relay accepts and sends to its first provider."""
     reports: str = "/var/spool/relay-dsn"
     """Where reports of non-delivery are kept."""
+
+    signer: Signer | None = None
+    """What signs with DKIM, where it may be stopped and given other keys."""
 
     @abstractmethod
     def run(self, argv: Sequence[str], *, check: bool = True, timeout_seconds: float = 60) -> str:

@@ -26,6 +26,9 @@ if [ -n "$R" ]; then
     mount --rbind /dev "$R/dev"
     mount --bind /etc/resolv.conf "$R/etc/resolv.conf" 2>/dev/null || :
 fi
+if [ -d "$F/sasl2" ]; then
+    mount --bind "$F/sasl2" "$(echo "$R"/usr/lib/*/sasl2)"
+fi
 mount -t tmpfs -o mode=755 tmpfs "$R/run"
 mkdir -m 750 "$R/run/relay"
 mount --bind "$F/run-relay" "$R/run/relay"
@@ -66,6 +69,16 @@ class Sandbox:
     def relay_lib(self) -> Path:
         """The private copy of `/usr/lib/relay`, at `/run/relay-lib`."""
         return self.folder / "relay-lib"
+
+    @property
+    def sasl_plugins(self) -> Path:
+        """What is put over the folder of libsasl's plugins, where it exists; its own are copied there."""
+        return self.folder / "sasl2"
+
+    def copy_sasl_plugins(self) -> None:
+        """Make the private folder of libsasl's plugins; before `start`."""
+        (found,) = (self.root / "usr/lib").glob("*/sasl2")
+        shutil.copytree(found, self.sasl_plugins, symlinks=True)
 
     def start(self, hosts: Mapping[str, str]) -> None:
         """Make the namespace; `hosts` maps names to addresses. Errors: BuilderError when that fails."""

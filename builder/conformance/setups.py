@@ -27,6 +27,8 @@ class Setup:
     implicit_tls: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
     """What the harness adds to main.cf."""
+    mechanisms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """How one may log in at a host, where that is not PLAIN and LOGIN."""
 
 
 _SES = {"preset": "ses", "region": "us-east-1"}
@@ -36,6 +38,13 @@ _EU = "email-smtp.eu-west-1.amazonaws.com"
 def _rule(pattern: str, kind: str, action: str) -> dict[str, str]:
     return {"pattern": pattern, "kind": kind, "action": action}
 
+
+# Not in SETUPS: it needs a C compiler.
+OAUTH = Setup(
+    {"preset": "gmail", "auth": "xoauth2", "fallback": {"preset": "ses", "region": "us-east-1"}},
+    hosts=("smtp.gmail.com", SES),
+    mechanisms={"smtp.gmail.com": ("LOGIN", "PLAIN", "XOAUTH2")},
+)
 
 SETUPS: Mapping[str, Setup] = {
     "plain": Setup(_SES),
@@ -102,6 +111,27 @@ SETUPS: Mapping[str, Setup] = {
             },
         }
     ),
+    "dkim": Setup(
+        {
+            **_SES,
+            "networks": ["10.0.0.0/8", "fd00::/8"],
+            "dkim": {
+                "keys": [
+                    {"domain": "example.com", "selector": "relay2026", "secret": "relay/dkim"},
+                    {"domain": "news.example.com", "selector": "n1", "secret": "relay/dkim-news"},
+                ]
+            },
+            "hygiene": {
+                "strip_received": True,
+                "strip_client_headers": True,
+                "set_headers": {"X-Relay": "yes"},
+                "sender_rewrite": {
+                    "address": "account@example.com",
+                    "keep": ["example.com", "other.example"],
+                },
+            },
+        }
+    ),
     "rewrite": Setup(
         {
             **_SES,
@@ -131,7 +161,12 @@ def running(setup: Setup, release: Release, folder: Path, *, root: Path = Path("
             for number, host in enumerate(setup.hosts, start=1)
             for user in [f"user{number}"]
             for provider in [
-                Provider(users={user: f"password-{user}"}, host_names=(host,), ca_folder=ca_folder)
+                Provider(
+                    users={user: f"password-{user}"},
+                    host_names=(host,),
+                    ca_folder=ca_folder,
+                    mechanisms=setup.mechanisms.get(host, ("PLAIN", "LOGIN")),
+                )
             ]
         ]
         for upstream in upstreams:

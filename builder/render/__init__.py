@@ -7,7 +7,9 @@ from builder.config.model import BootConfig, RelayConfig
 from builder.releases import Release
 from builder.render.agent import render_agent
 from builder.render.boot import render_boot, user_data_as_sent
+from builder.render.dkim import render_dkim
 from builder.render.firewall import render_firewall
+from builder.render.oauth import render_oauth
 from builder.render.packages import render_install
 from builder.render.postfix import render_postfix
 
@@ -25,6 +27,8 @@ def render(config: RelayConfig, release: Release) -> dict[str, str]:
         **render_postfix(config, release),
         **render_agent(config, release),
         **render_firewall(config),
+        **render_dkim(config),
+        **render_oauth(config),
         "etc/cloud/cloud.cfg.d/95-relay.cfg": (assets.folder("cloudinit") / "cloud.cfg").read_text(),
     }
     example = BootConfig(secret=config.secret_name, region=config.region, hostname=config.hostname)

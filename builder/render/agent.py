@@ -11,6 +11,7 @@ from builder.config.model import RelayConfig
 from builder.config.routing import ProviderChoice, Quota
 from builder.presets import SecretShape
 from builder.releases import Release
+from builder.render.dkim import agent_dkim
 from builder.render.firewall import HEALTH_PORT
 from builder.render.routing import mechanisms
 from builder.render.submission import agent_submission
@@ -43,6 +44,9 @@ def agent_settings(config: RelayConfig, release: Release) -> dict[str, Any]:
     submission = agent_submission(config)
     if submission:
         settings["submission"] = submission
+    dkim = agent_dkim(config)
+    if dkim:
+        settings["dkim"] = dkim
     if config.quota:
         settings["quota"] = _quota(config, config.quota)
     return settings

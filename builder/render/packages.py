@@ -6,6 +6,7 @@ import json
 
 from builder.config.model import RelayConfig
 from builder.releases import Release
+from builder.render import dkim
 
 # The bake installs without Recommends, so each one that is needed is named.
 _REASONS = {
@@ -22,6 +23,8 @@ def packages(config: RelayConfig) -> dict[str, str]:
     wanted = dict(_REASONS)
     if config.submission:
         wanted["sasl2-bin"] = "saslpasswd2, with which the agent writes the users of the submission port"
+    if config.dkim:
+        wanted[dkim.PACKAGE] = "signs mail with DKIM; the distribution keeps it patched"
     return {**wanted, **dict.fromkeys(config.packages, "named in relay.yaml")}
 
 

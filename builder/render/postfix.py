@@ -8,7 +8,7 @@ from functools import partial
 
 from builder.config.model import RelayConfig
 from builder.releases import Release
-from builder.render import access, hygiene, routing, submission
+from builder.render import access, dkim, hygiene, routing, submission
 from builder.render.postfix_values import postfix_network
 from builder.render.templates import Checked, one_line, render_template
 from builder.render.warm_up import render_warm_up
@@ -67,6 +67,8 @@ def _main_cf(
         submission=config.submission,
         certificate=submission.CERTIFICATE,
         processes=_processes(config),
+        milter=f"unix:{dkim.SOCKET}",
+        milter_action=dkim.milter_action(config),
     )
     return _with_parameters(text, config.main_cf)
 

@@ -19,6 +19,10 @@ if [ -e /usr/lib/relay/master.cf.edits ]; then
     done </usr/lib/relay/master.cf.edits
 fi
 postfix check
+# XOAUTH2, which no package brings: only in images that log in with OAuth.
+if [ -e /usr/lib/relay/sasl/build.sh ]; then
+    sh /usr/lib/relay/sasl/build.sh
+fi
 
 # --- firewall ----------------------------------------------------------------------------------------------------
 if [ -e /etc/nftables.conf ] && command -v nft >/dev/null; then
@@ -34,12 +38,13 @@ for service in ('secretsmanager', 'sts'):
     boto3.client(service, aws_access_key_id='-', aws_secret_access_key='-')"
 # --root: as files, without asking the running systemd to read them all again.
 systemctl --root=/ enable --quiet relay-agent.service nftables.service postfix.service
-# What a relay has no use for and what makes a boot longer: package housekeeping belongs to the next bake.
+# What a relay has no use for and what makes a boot longer: package housekeeping belongs to the next bake. The signer has
+# a unit of its own, which the agent starts.
 for unit in apt-daily.timer apt-daily-upgrade.timer unattended-upgrades.service man-db.timer dpkg-db-backup.timer \
     e2scrub_reap.service e2scrub_all.timer motd-news.timer update-notifier-download.timer \
     update-notifier-motd.timer ua-timer.timer ubuntu-advantage.service apport.service \
     snapd.seeded.service snapd.service snapd.socket pollinate.service multipathd.service multipathd.socket \
-    ModemManager.service fwupd-refresh.timer lvm2-monitor.service; do
+    ModemManager.service fwupd-refresh.timer lvm2-monitor.service opendkim.service; do
     if [ -e "/lib/systemd/system/$unit" ]; then
         ln -sf /dev/null "/etc/systemd/system/$unit"
     fi

@@ -185,6 +185,12 @@ def test_metrics_count_what_the_log_says(board: Board, port: int) -> None:
     assert "example.org" not in page
 
 
+def test_metrics_say_for_each_domain_whether_it_is_signed(board: Board) -> None:
+    assert "relay_dkim_signing{" not in metrics.render(board)
+    board.set(dkim={"signing": False, "keys": [{"domain": "example.com"}]})
+    assert 'relay_dkim_signing{domain="example.com"} 0' in metrics.render(board)
+
+
 def test_metrics_keep_the_rules_of_openmetrics(board: Board) -> None:
     """Of the specification: one block for each family, metadata first, suffixes by type, EOF at the end."""
     fill(board)

@@ -16,6 +16,7 @@ AGENT = ROOT / "cloudinit" / "agent"
 SOURCES = sorted(AGENT.glob("relay_agent/**/*.py"))
 COMMANDS = sorted((AGENT / "bin").iterdir())
 UNIT = ROOT / "cloudinit" / "systemd" / "relay-agent.service"
+SIGNER = ROOT / "cloudinit" / "dkim" / "relay-dkim.service"
 REASONS = ROOT / "docs" / "relayctl.md"
 # Of the distribution, beside the standard library: python3-boto3.
 ALLOWED = {"relay_agent", "botocore"}
@@ -131,11 +132,12 @@ def test_commands_take_nothing_from_their_surroundings(command: Path) -> None:
     assert '"/usr/lib/relay"' in command.read_text()
 
 
-def test_the_unit_is_well_exposed_to_nothing() -> None:
+@pytest.mark.parametrize("unit", [UNIT, SIGNER], ids=lambda unit: unit.name)
+def test_the_unit_is_well_exposed_to_nothing(unit: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.fail("systemd-analyze is missing: `apt-get install systemd`")
     done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNIT)],
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)],
         capture_output=True,
         text=True,
         check=False,

@@ -16,7 +16,7 @@ from relay_agent.maps import write_sasl
 from relay_agent.places import Places
 
 from tests.agent.relay_world import PASSWORD, USER, FakePostfix, write_json
-from tests.agent.relayctl_world import Ctl, entry
+from tests.agent.relayctl_world import Ctl, entry, steps
 from tests.agent.test_agent_health import UPSTREAM
 from tests.fakes import FakeTools
 
@@ -65,6 +65,41 @@ def test_status_shows_rate_and_submission_where_there_are_any(ctl: Ctl) -> None:
     ctl.board.set(rate={**rate, "own_per_second": None})
     ctl.board.write()
     assert "not known: nothing is slowed" in ctl("status")[1]
+
+
+SIGNER = {
+    "signing": True,
+    "must_sign": True,
+    "keys": [
+        {"domain": "example.com", "name": "s1._domainkey.example.com", "record": "v=DKIM1; k=rsa; p=AB"}
+    ],
+    "reason": None,
+}
+DOWN = {"code": "dkim-down", "message": "The DKIM signer does not answer", "hint": "look at it"}
+
+
+def test_status_says_whether_mail_is_signed(ctl: Ctl) -> None:
+    assert "DKIM" not in ctl("status")[1]
+    ctl.board.set(dkim=SIGNER)
+    ctl.board.write()
+    assert "mail of example.com is signed" in ctl("status")[1]
+    ctl.board.set(dkim={**SIGNER, "signing": False, "reason": DOWN})
+    ctl.board.write()
+    text = ctl("status")[1]
+    assert "mail of example.com is NOT signed" in text
+    assert "does not answer" in text
+
+
+def test_doctor_says_what_must_stand_in_dns(ctl: Ctl) -> None:
+    ctl.board.set(dkim=SIGNER)
+    ctl.board.write()
+    found = steps(ctl("doctor", "--offline", "--json")[1])
+    record = "the TXT record s1._domainkey.example.com must be v=DKIM1; k=rsa; p=AB"
+    assert found["DKIM"] == [f"ok: mail of example.com is signed; {record}"]
+    ctl.board.set(dkim={**SIGNER, "signing": False, "reason": DOWN})
+    ctl.board.write()
+    found = steps(ctl("doctor", "--offline", "--json")[1])
+    assert found["DKIM"] == ["wrong: The DKIM signer does not answer"]
 
 
 def test_status_as_json_has_policy_and_firewall(ctl: Ctl) -> None:

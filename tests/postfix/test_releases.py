@@ -12,8 +12,9 @@ import pytest
 from builder import base_build, process
 from builder.conformance import CASES
 from builder.conformance.case import Case
+from builder.conformance.client import Mail, send_all
 from builder.conformance.runner import run_case
-from builder.conformance.setups import SETUPS, Bed, running
+from builder.conformance.setups import OAUTH, SETUPS, Bed, running
 from builder.releases import get_release
 from tests.rendered import rendered
 
@@ -35,7 +36,7 @@ echo 'postfix postfix/main_mailer_type select No configuration' | chroot "$R" de
 export DEBIAN_FRONTEND=noninteractive
 chroot "$R" apt-get -q -y update
 chroot "$R" apt-get -q -y --no-install-recommends -o Dpkg::Options::=--force-unsafe-io \\
-    install postfix libsasl2-modules sasl2-bin
+    install postfix libsasl2-modules sasl2-bin opendkim
 touch "$R/etc/postfix/main.cf"
 """
 
@@ -92,6 +93,28 @@ def test_case(case: Case, bed_for: Callable[[str], Bed]) -> None:
 def test_no_parameter_is_unknown_to_the_release(setup: str, bed_for: Callable[[str], Bed]) -> None:
     said = bed_for(setup).relay.configuration()
     assert "warning" not in said, said
+
+
+def test_the_bake_compiles_xoauth2_and_leaves_no_compiler(tree: tuple[str, Path], tmp_path: Path) -> None:
+    name, root = tree
+    for path, text in rendered("microsoft365", name).items():
+        if path.startswith("root/usr/lib/relay/sasl/"):
+            place = root / path.removeprefix("root/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text)
+    command: list[str | Path] = ["chroot", root, "dpkg-query", "--show"]
+    before = process.run(command).stdout.splitlines()
+    script = 'mount -t proc proc "$1/proc" && chroot "$1" sh /usr/lib/relay/sasl/build.sh'
+    process.run(["unshare", "--mount", "sh", "-c", script, "build", root], timeout_seconds=900)
+    after = process.run(command).stdout.splitlines()
+    assert {line.split()[0] for line in after} == {line.split()[0] for line in before}
+    assert not (root / "usr/bin/gcc").exists()
+    with running(OAUTH, get_release(name), tmp_path / "bed", root=root) as bed:
+        gmail = bed.upstreams[0]
+        bed.relay.set_credentials({up.host: f"{up.user}:{up.password}" for up in bed.upstreams})
+        send_all(bed.relay.smtp_address, [Mail(("a@example.net",))])
+        gmail.provider.wait_for(lambda: gmail.provider.messages, timeout_seconds=20)
+        assert [attempt.mechanism for attempt in gmail.provider.auths] == ["XOAUTH2"]
 
 
 def test_cloud_init_takes_the_boot_user_data(tree: tuple[str, Path]) -> None:

@@ -24,6 +24,10 @@ def problems(**keys: Any) -> str:
     return f"{raised.value}\n{raised.value.hint}"
 
 
+def _dkim_key(**changes: str) -> dict[str, str]:
+    return {"domain": "a.example", "selector": "s1", "secret": "relay/dkim", **changes}
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -189,8 +193,34 @@ def problems(**keys: Any) -> str:
         ({"dsn": {"sender": "a@example.com"}}, "`sender` is set but `address` is not"),
         ({"dsn": {"classes": ["everything"]}}, "`dsn.classes[0]` is `everything`, expected `bounce`"),
         (
-            {"dkim": [{"domain": "a.example", "selector": s, "secret": "relay/dkim"} for s in ("s1", "s2")]},
-            "`dkim[1].domain` is `a.example`, which an earlier key signs",
+            {"dkim": {"keys": [_dkim_key(selector="s1"), _dkim_key(selector="s2")]}},
+            "`dkim.keys[1].domain` is `a.example`, which an earlier key signs",
+        ),
+        (
+            {"preset": "gmail", "region": None, "fallback": {"preset": "microsoft365"}},
+            "`fallback` logs in to Gmail with a password, and the other provider with OAuth",
+        ),
+        (
+            {"preset": "microsoft365", "region": None, "fallback": {"preset": "gmail"}},
+            "Set `fallback.auth: xoauth2`, or use another provider",
+        ),
+        ({"dkim": {"keys": []}}, "`dkim.keys` is a list, expected at least one entry"),
+        ({"dkim": {"keys": [_dkim_key(selector="a b")]}}, "expected a DKIM selector such as `relay2026`"),
+        ({"dkim": {"keys": [_dkim_key(secret="relay/ses")]}}, "is the provider's own secret"),
+        (
+            {"dkim": {"keys": [_dkim_key(secret="relay/tls")]}, "submission": {"secret": "relay/tls"}},
+            "`dkim.keys[0].secret` is the submission port's own secret",
+        ),
+        (
+            {
+                "dkim": {"keys": [_dkim_key()]},
+                "hygiene": {"sender_rewrite": {"address": "me@gmail.example", "keep": ["b.example"]}},
+            },
+            "`dkim.keys[0].domain` is `a.example`, but `hygiene.sender_rewrite` replaces every sender",
+        ),
+        (
+            {"dkim": {"keys": [_dkim_key()], "signer_down": "bounce"}},
+            "`dkim.signer_down` is `bounce`, expected `defer` or `send_unsigned`",
         ),
     ],
 )

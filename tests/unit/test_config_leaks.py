@@ -43,7 +43,7 @@ PLACES = [
     "access: {{senders: {{rules: [{{pattern: '{}', kind: exact, action: reject}}]}}}}",
     "hygiene: {{set_headers: {{X-Tag: '{}'}}}}",
     "routes: [{{name: '{}'}}]",
-    "dkim: [{{domain: example.com, selector: s, secret: '{}'}}]",
+    "dkim: {{keys: [{{domain: example.com, selector: s, secret: '{}'}}]}}",
     "'{}': value",
     "upstream: {{'{}': 5}}",
 ]

@@ -11,6 +11,7 @@ from relay_agent import instance, notify
 from relay_agent import settings as config
 from relay_agent.backoff import Backoff
 from relay_agent.board import Board
+from relay_agent.dkim import Signer
 from relay_agent.door import Door
 from relay_agent.imds import Imds
 from relay_agent.keeper import Fetch, Keeper, Prove
@@ -26,7 +27,7 @@ _TICK_SECONDS = 2.0
 # `boot.json` comes within seconds of the agent's start; look often, it is on the way to ready.
 _BOOT_TICK_SECONDS = 0.2
 # What a boot brings by itself, and what costs nothing to look for.
-_SOON = {"boot-config-missing", "postfix-down"}
+_SOON = {"boot-config-missing", "postfix-down", "dkim-down"}
 _BOOT_JSON_SECONDS = 120.0
 _WRITE_SECONDS = 5.0
 
@@ -80,6 +81,7 @@ class Agent:
         self._settings: Settings | None = None
         self._keepers: list[Keeper] = []
         self._submission: Submission | None = None
+        self._signer: Signer | None = None
         self._trouble: Trouble | None = None
         self._settings_trouble: Trouble | None = None
         self._backoff = Backoff(base_seconds=0.5, cap_seconds=10)
@@ -134,6 +136,7 @@ class Agent:
             self._door.prepare(settings)
             self._is_prepared = True
         was_ready = instance.has_been_ready(self._places)
+        unsigned = self._sign()
         trouble = self._open() if was_ready else None
         if self._places.draining.exists():
             self._door.drain()
@@ -144,15 +147,25 @@ class Agent:
         if self._submission is not None:
             self._submission.check(may_open=self._door.is_open)
             self._board.set(submission=self._submission.as_json())
-        trouble = trouble or self._settings_trouble
+        trouble = trouble or unsigned or self._settings_trouble
         if trouble is not None:
             raise trouble
         due = min((keeper.due for keeper in self._keepers), default=0.0) - self._monotonic()
         return max(0.05, min(_TICK_SECONDS, due))
 
+    def _sign(self) -> Trouble | None:
+        """See that mail is signed, in an image that signs; while it cannot be, port 25 is closed."""
+        if self._signer is None:
+            return None
+        trouble = self._signer.check()
+        self._board.set(dkim=self._signer.as_json())
+        if self._signer.blocks:
+            self._door.shut()
+        return trouble
+
     def _open(self) -> Trouble | None:
         """Keep port 25 open unless it is drained; what hinders it must not hinder the rest of the round."""
-        if self._places.draining.exists():
+        if self._places.draining.exists() or (self._signer is not None and self._signer.blocks):
             return None
         self._door.is_draining = False
         was_open = self._door.is_open
@@ -220,6 +233,7 @@ class Agent:
             for upstream in settings.upstreams
         ]
         self._submission = self._door.submission(settings, fetch)
+        self._signer = self._door.signer(settings, fetch, self._monotonic)
         self._board.set(preset=settings.preset, region=settings.region)
         self._log.info("settings", preset=settings.preset, unknown_keys=list(settings.unknown))
 

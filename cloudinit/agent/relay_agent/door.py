@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Sequence
+from typing import Callable, Sequence
 
-from relay_agent import firewall, instance
+from relay_agent import dkim, firewall, instance
 from relay_agent.credential import Credential
 from relay_agent.keeper import Fetch, Keeper
 from relay_agent.logs import Log
@@ -24,7 +24,7 @@ class Door:
         self._places, self._postfix, self._log = places, postfix, log
         self.is_open = False
         self.is_draining = False
-        self._is_written = False
+        self._is_written = self._is_shut = False
         try:
             # An agent that was started again finds what the one before it wrote.
             self._in_map = read_sasl(places.sasl_map)
@@ -59,6 +59,27 @@ class Door:
             poll_seconds=settings.poll_seconds,
         )
 
+    def signer(self, settings: Settings, fetch: Fetch, monotonic: Callable[[], float]) -> dkim.Signer | None:
+        """Return the keeper of DKIM keys and signer, in an image that signs."""
+        plan = dkim.read_plan(self._places)
+        if plan is None:
+            return None
+        first = settings.upstreams[0]
+        return dkim.Signer(
+            plan,
+            self._log,
+            fetch=lambda secret: fetch(replace(first, secret=secret)),
+            poll_seconds=settings.poll_seconds,
+            monotonic=monotonic,
+        )
+
+    def shut(self) -> None:
+        """Close port 25 until `keep_open`: what came in now would only be refused by Postfix."""
+        if not self._is_shut:
+            self._postfix.close_port()
+            self.is_open, self._is_written, self._is_shut = False, False, True
+            self._log.warning("port 25 is closed: mail cannot be signed")
+
     def keep_open(self) -> None:
         """Open port 25, or open it again; returns when it is open.
 
@@ -67,7 +88,7 @@ class Door:
         """
         if self.is_open and self._postfix.is_listening():
             return
-        self.is_open = False
+        self.is_open = self._is_shut = False
         instance.mark_ready(self._places)
         if not self._is_written and not self._postfix.has_listener():
             self._postfix.open_port()

@@ -49,6 +49,7 @@ FAMILIES = {
     "relay_credential_version_refused": ("gauge", "1 while a newer version is refused."),
     "relay_credential_rotations": ("counter", "New versions that were put in use."),
     "relay_credential_refused": ("counter", "Versions that the provider, or their form, did not allow."),
+    "relay_dkim_signing": ("gauge", "1 while mail of the domain is signed with DKIM."),
     "relay_credential_failed_checks": ("counter", "Checks of the secret that failed, for any reason."),
 }
 # fmt: on
@@ -58,7 +59,9 @@ def render(board: Board) -> str:
     """Return the whole page; a family without samples is named all the same."""
     counted = board.traffic.frozen()
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for part in (_relay(board), _mail(counted), _queue(board), _credentials(board.values()["upstreams"])):
+    values = board.values()
+    parts = (_relay(board), _mail(counted), _queue(board), _credentials(values["upstreams"]), _dkim(values))
+    for part in parts:
         for family, labels, value in part:
             suffix = _SUFFIX.get(FAMILIES[family][0], "")
             found[family].append(f"{family}{suffix}{_labels(labels)} {_number(value)}")
@@ -136,6 +139,12 @@ def _queue(board: Board) -> Iterator[Sample]:
         yield "relay_queue_waiting_recipients", {"reason": reason}, count
     if board.queue_read_at:
         yield "relay_queue_read_age_seconds", {}, round(now - board.queue_read_at, 1)
+
+
+def _dkim(values: Mapping[str, Any]) -> Iterator[Sample]:
+    signer = values.get("dkim") or {"keys": ()}
+    for key in signer["keys"]:
+        yield "relay_dkim_signing", {"domain": key["domain"]}, signer["signing"]
 
 
 def _credentials(upstreams: Sequence[dict[str, Any]]) -> Iterator[Sample]:

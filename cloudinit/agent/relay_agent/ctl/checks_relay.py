@@ -88,6 +88,21 @@ def policy(context: Context) -> Iterator[Finding]:
         yield ok("firewall", f"lets {', '.join(sorted(allowed)) or 'nobody'} to port 25")
 
 
+def dkim(context: Context) -> Iterator[Finding]:
+    """Look whether mail is signed, and say what must stand in DNS."""
+    signer = context.status().get("dkim")
+    if not signer:
+        return
+    reason = signer["reason"] or {}
+    if reason:
+        state = warning if signer["signing"] else wrong
+        yield state("DKIM", reason["message"], reason.get("hint"))
+    for key in signer["keys"] if signer["signing"] else ():
+        # Not looked up here: the resolver inside may not be what receivers see.
+        record = f"; the TXT record {key['name']} must be {key['record']}" if key["record"] else ""
+        yield ok("DKIM", f"mail of {key['domain']} is signed{record}")
+
+
 def disk(context: Context) -> Iterator[Finding]:
     """Look for room for the queue, in bytes and in files."""
     spool = context.places.spool

@@ -23,6 +23,7 @@ LOCAL: Sequence[Check] = (
     checks_relay.postfix,
     checks_relay.port,
     checks_relay.policy,
+    checks_relay.dkim,
     checks_relay.disk,
     checks_relay.clock,
     checks_upstream.credential_map,

@@ -44,6 +44,7 @@ def run(context: Context, arguments: argparse.Namespace) -> int:
             *_traffic(status),
             *_rate(status),
             *_submission(status),
+            *_dkim(status),
             *_policy(status),
         ]
     )
@@ -157,6 +158,17 @@ def _submission(status: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [("submission", f"port {port['port']} {state}, {port['users']} users from `{port['secret']}`")]
     if port["reason"]:
         lines.append(("", port["reason"]["message"]))
+    return lines
+
+
+def _dkim(status: dict[str, Any]) -> list[tuple[str, str]]:
+    signer = status.get("dkim")
+    if not signer:
+        return []
+    domains = ", ".join(key["domain"] for key in signer["keys"])
+    lines = [("DKIM", f"mail of {domains} is {'signed' if signer['signing'] else 'NOT signed'}")]
+    if signer["reason"]:
+        lines.append(("", signer["reason"]["message"]))
     return lines
 
 
