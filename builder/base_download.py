@@ -71,7 +71,7 @@ def fetch_digest(image: CloudImage, folder: Path, *, keyring: Path | None = None
         verified = "gpg"
     else:
         console.warn(f"The checksum is not checked against its GPG signature: {reason}. {_KEYRING_HINT}")
-    digest = read_sums(sums.read_text(errors="replace")).get(image.file_name)
+    digest = read_sums(sums.read_text(encoding="utf-8", errors="replace")).get(image.file_name)
     if digest is None:
         raise BuilderError(f"`{image.sums_url}` does not list `{image.file_name}`", hint=build_hint(image))
     return digest, verified

@@ -205,11 +205,11 @@ def _run_logged(argv: Sequence[str], log: Path, step: console.Step, *, epoch: in
     log.write_bytes(b"")
     with process.Running(argv, log=log, env={"SOURCE_DATE_EPOCH": str(epoch)}) as running:
         while (code := running.wait(0.5)) is None:
-            step.note(_phase(log.read_text(errors="replace")))
+            step.note(_phase(log.read_text(encoding="utf-8", errors="replace")))
             if time.monotonic() - started > _LIMIT_SECONDS:
                 raise BuilderError(f"mmdebstrap did not end within {_LIMIT_SECONDS} s; its log is `{log}`")
     if code != 0:
-        text = log.read_text(errors="replace")
+        text = log.read_text(encoding="utf-8", errors="replace")
         raise process.failure(process.Finished(tuple(argv), code, text, ""))
 
 
@@ -257,4 +257,4 @@ def _keep_keyrings(root: Path, suites: Sequence[Suite]) -> None:
 def _write(root: Path, name: str, text: str) -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
