@@ -144,9 +144,13 @@ def load(folder: Path) -> ImageRecord:
     path = folder / RECORD
     try:
         return ImageRecord.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BuilderError(
             f"There is no image `{folder.name}` in `{folder.parent}`", hint="List them with `builder images`"
+        ) from error
+    except OSError as error:
+        raise BuilderError(
+            f"`{path}` cannot be read: {error.strerror}", hint=f"Mend it, or delete the folder `{folder}`"
         ) from error
     except ValidationError as error:
         raise BuilderError(

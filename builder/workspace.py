@@ -217,8 +217,7 @@ def create(images_dir: Path, name: str, bake_id: str, *, wait_seconds: float = 0
 def hold(images_dir: Path, name: str, *, wait_seconds: float = 0) -> Iterator[None]:
     """Hold the lock on an image name; a killed process loses it. Errors: BuilderError saying who holds it."""
     locks = images_dir / ".locks"
-    with no_space(locks):
-        locks.mkdir(parents=True, exist_ok=True)
+    make_folder(locks)
     holder = locks / f"{name}.json"
     lock = FileLock(_lock_of(images_dir, name))
     try:
@@ -276,6 +275,18 @@ def free_bytes(folder: Path) -> int:
     """Return the free space of the disk that holds a folder, also one that is not there yet."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder below that of the images, if it is not there. Errors: BuilderError that says why not."""
+    try:
+        with no_space(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuilderError(
+            f"Cannot make the folder `{folder}`: {error.strerror}",
+            hint="Set BUILDER_IMAGES to a folder that you may write to",
+        ) from error
 
 
 @contextmanager

@@ -132,6 +132,16 @@ def instances_folder() -> Path:
     return images_folder() / ".instances"
 
 
+def read_text(path: Path) -> str:
+    """Return a file that was named on the command line. Errors: BuilderError when it is not UTF-8 text."""
+    from builder.errors import BuilderError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise BuilderError(f"`{path}` is not UTF-8 text") from None
+
+
 def find_image(name_or_path: str) -> Path:
     """Return the disk file of an image that was baked here, or the file of that path.
 

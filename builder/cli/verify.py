@@ -28,6 +28,11 @@ def command(image: str, short: bool, logs: Path | None, accelerator: str | None,
     from builder.bake import verify_again
     from builder.verify import COLUMNS
 
+    if logs is not None and logs.exists() and any(logs.iterdir()):
+        raise BuilderError(
+            f"`{logs}` is not empty, and would be deleted once every check has passed",
+            hint="Name a folder for `--logs` that is not there yet",
+        )
     folder = find_image_folder(image)
     report = verify_again(folder, profile="short" if short else "full", logs=logs, accelerator=accelerator)
     if as_json:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import psutil
 from filelock import FileLock, Timeout
 
-from builder import console, disk_image, process, scratch
+from builder import console, disk_image, process, scratch, workspace
 from builder.errors import BuilderError, CommandError
 from builder.launch import health, qemu, qmp, seed
 from builder.launch.accelerator import Accelerator, choose_accelerator
@@ -128,7 +128,7 @@ def launch_instance(
     checked = disk_image.check(image, disk_image.BAKED)
     identity = new_identity()
     home = folder / identity
-    folder.mkdir(parents=True, exist_ok=True)
+    workspace.make_folder(folder)
     _clear_unfinished(folder)
     with _lock(home):
         home.mkdir()
@@ -155,7 +155,8 @@ def launch_instance(
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             shutil.rmtree(sockets, ignore_errors=True)
-            _state_file(home).unlink(missing_ok=True)
+            for path in (_state_file(home), _lock_file(home)):
+                path.unlink(missing_ok=True)
             raise
 
 
