@@ -94,6 +94,18 @@ def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
+def preset_option(help_text: str) -> Callable[[F], F]:
+    """Add `--preset` to a verb that takes no other configuration; without it, `ses`."""
+    return click.option(
+        "--preset",
+        metavar="NAME",
+        default="ses",
+        show_default=True,
+        shell_complete=lambda _ctx, _param, begun: presets_beginning(begun),
+        help=help_text,
+    )
+
+
 def base_option(function: F) -> F:
     """Add `--base`: a release by name, or a local image."""
     option = click.option(

@@ -13,13 +13,12 @@ from builder import secret as secrets
 from builder.config import RelayConfig, load_config
 from builder.errors import BuilderError, ConfigError
 from builder.standin.provider import Provider
-from builder.standin.sample import derive_ses_password
 from builder.standin.secrets import SecretsManager
+from tests.unit.standin_client import PASSWORD
 from tests.unit.test_cli import run
 
 REGION = "us-east-1"
 KEY = {"access_key_id": "AKIAEXAMPLE", "secret_access_key": "wJalrXUtnFEMIexamplekey"}
-PASSWORD = derive_ses_password(KEY["secret_access_key"], REGION)
 
 
 @pytest.fixture
@@ -29,12 +28,6 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[SecretsManager]:
     with SecretsManager(region=REGION) as running:
         yield running
         running._names.add("relay/ses")
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider(users={"AKIAEXAMPLE": PASSWORD}, host_names=("localhost",)) as running:
-        yield running
 
 
 @pytest.fixture
