@@ -230,6 +230,17 @@ def test_a_signal_lets_every_with_block_clean_up(number: signal.Signals, code: i
 
 
 @pytest.mark.allow_programs("python", "python3", "python3.11")
+def test_ctrl_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+    early = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(builder.cli.__file__).parents[2]}"}
+
+    command = [sys.executable, "-m", "builder", "presets"]
+    done = subprocess.run(command, env=early, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.allow_programs("python", "python3", "python3.11")
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
