@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder import base_download, base_store, console, disk_image
+from builder import base_store, console, disk_image
 from builder.base_images import SITE, CloudImage, cloud_image
 from builder.base_store import Base, Verified, host_arch
 from builder.errors import BuilderError
@@ -111,6 +111,8 @@ def _unchanged(base: Base) -> Base:
 
 def _fetch(image: CloudImage) -> Base:
     """Download, verify and keep a cloud image; one process at a time for each image."""
+    from builder import base_download  # a fifth of a second: requests; a cached base does without
+
     label = f"{image.release.name}-{image.arch}"
     with (
         base_store.lock(label, doing=f"downloading {image.release.name}"),

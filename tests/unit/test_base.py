@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,18 @@ def test_all_bases_are_listed_with_what_is_cached() -> None:
 def test_a_built_base_is_found_by_name() -> None:
     cached = make_base()
     assert base.resolve("debian-12", arch="amd64") == cached
+
+
+@pytest.mark.allow_programs(Path(sys.executable).name)
+def test_a_cached_base_is_found_without_what_downloads_one() -> None:
+    make_base()
+    script = (
+        "import sys; from builder import base; base.resolve('debian-12', arch='amd64'); print(*sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert {"requests", "urllib3", "stamina"} & set(done.stdout.split()) == set()
 
 
 def test_a_base_that_was_not_built_yet_says_how() -> None:
