@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -203,7 +204,8 @@ def _run_logged(argv: Sequence[str], log: Path, step: console.Step, *, epoch: in
     """Run mmdebstrap in its own process group, which is ended when we are interrupted."""
     started = time.monotonic()
     log.write_bytes(b"")
-    with process.Running(argv, log=log, env={"SOURCE_DATE_EPOCH": str(epoch)}) as running:
+    env = {"SOURCE_DATE_EPOCH": str(epoch)}
+    with process.Running(argv, log=log, env=env, when_we_die=signal.SIGTERM) as running:
         while (code := running.wait(0.5)) is None:
             step.note(_phase(log.read_text(encoding="utf-8", errors="replace")))
             if time.monotonic() - started > _LIMIT_SECONDS:

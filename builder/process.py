@@ -23,6 +23,8 @@ _PASSED_ON = re.compile(
     r"PATH|HOME|USER|LOGNAME|TMPDIR|TERM|XDG_[A-Z_]+|SSL_CERT_(FILE|DIR)|(?i:(https?|no|all|ftp)_proxy)"
 )
 _LAST_LINES = 15
+# What a program gets to tidy up (temporary files, locks) when its time is up, or the user's patience.
+_GRACE_SECONDS = 2
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,9 @@ class Running:
         when_we_die: signal.Signals | None = None,
     ) -> None:
         """Start it; `when_we_die` is what it gets when this process ends, even by SIGKILL."""
-        tie = [] if when_we_die is None else _tie_to_us(when_we_die)
-        self.argv = (*tie, *(str(word) for word in argv))
+        words = [str(word) for word in argv]
+        tie = [] if when_we_die is None else _tie_to_us(words[0], when_we_die)
+        self.argv = (*tie, *words)
         stream = log.open("ab") if isinstance(log, Path) else log
         try:
             self._process = subprocess.Popen(
@@ -221,13 +224,15 @@ def tool_version(
     return match.group(1)
 
 
-def _tie_to_us(number: signal.Signals) -> list[str]:
+def _tie_to_us(program: str, number: signal.Signals) -> list[str]:
     """Return the words before a command that gets a signal as soon as this process is gone.
 
-    Nothing where util-linux's setpriv is missing: then only an orderly end takes the program along.
+    Nothing where util-linux's setpriv is missing: then only an orderly end takes the program along; nor where
+    the program is, so that its own absence is what is told.
     """
-    setpriv = shutil.which("setpriv", path=environment()["PATH"])
-    return [setpriv, "--pdeathsig", number.name.removeprefix("SIG")] if setpriv else []
+    path = environment()["PATH"]
+    setpriv, found = shutil.which("setpriv", path=path), shutil.which(program, path=path)
+    return [setpriv, "--pdeathsig", number.name.removeprefix("SIG")] if setpriv and found else []
 
 
 def _not_started(program: str, error: OSError, hint: str | None) -> ToolError:
@@ -244,6 +249,9 @@ def _ended_with_its_children(started: subprocess.Popen[str]) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        _signal_group(started.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            started.wait(_GRACE_SECONDS)
         _signal_group(started.pid, signal.SIGKILL)
         raise
 
