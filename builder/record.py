@@ -52,7 +52,8 @@ class Base(_Model):
 class Artifact(_Model):
     """What was made: a file beside the record with its digest and size, or AMI ids by region."""
 
-    file: str | None = None
+    # A name and no path: the record lies beside it.
+    file: str | None = Field(None, pattern=r"^[^/]+$")
     sha256: str | None = None
     size: int | None = None
     ami_ids: dict[str, str] = {}

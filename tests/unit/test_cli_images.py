@@ -93,6 +93,29 @@ def test_a_spoilt_record_does_not_hide_the_others(
     assert run(capsys, "images", "spoilt")[0] == 1
 
 
+@pytest.mark.parametrize("report", [{"a": 1}, {"checks": 5}, {"checks": ["x"]}])
+def test_a_spoilt_report_says_how_to_get_a_new_one(
+    report: dict[str, object], baked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = records.load(baked)
+    records.save(record.model_copy(update={"verify": report}), baked)
+
+    code, _out, err = run(capsys, "images", baked.name)
+
+    assert code == 1
+    assert f"builder verify {baked.name}" in err
+
+
+def test_a_record_cannot_name_a_file_elsewhere(baked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = baked / "record.json"
+    path.write_text(path.read_text().replace("relay.qcow2", "../../other.qcow2"))
+
+    code, _out, err = run(capsys, "launch", baked.name)
+
+    assert code == 1
+    assert "is not a record that this builder can read: artifact.file" in err
+
+
 def test_a_folder_with_files_is_not_taken_for_logs_that_may_be_deleted(
     baked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
