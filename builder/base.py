@@ -8,13 +8,15 @@ from pathlib import Path
 
 from builder import base_store, console, disk_image
 from builder.base_images import SITE, CloudImage, cloud_image
-from builder.base_store import Base, Verified, host_arch
+from builder.base_store import Base, Verified
 from builder.errors import BuilderError
 from builder.releases import RELEASES, get_release
 
 __all__ = ["Base", "KnownBase", "list_bases", "resolve"]
 
 DEFAULT = "ubuntu-24.04"
+# What a bake under QEMU boots, on every machine: an arm64 one emulates it (launch.choose_accelerator).
+ARCH = "amd64"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def resolve(
         if isinstance(name_or_path, Path) or _looks_like_path(text):
             return from_file(Path(name_or_path), arch=arch, release=release)
         get_release(text)  # raises, with the names that there are
-    wanted = arch or host_arch()
+    wanted = arch or ARCH
     cached = base_store.find(text, wanted)
     if cached is not None and not refresh:
         return _unchanged(cached)
@@ -159,5 +161,5 @@ def _guess_release(file_name: str) -> str | None:
 def _guess_arch(file_name: str) -> str:
     found = re.search(r"amd64|x86_64|arm64|aarch64", file_name.lower())
     if found is None:
-        return host_arch()
+        return ARCH
     return "amd64" if found[0] in ("amd64", "x86_64") else "arm64"
