@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock
-
-from builder import base_download, base_store, console, process
+from builder import base_store, console, disk_image
 from builder.base_images import SITE, CloudImage, cloud_image
-from builder.base_store import Base, Verified, host_arch
-from builder.errors import BuilderError, CommandError
+from builder.base_store import Base, Verified
+from builder.errors import BuilderError
 from builder.releases import RELEASES, get_release
 
 __all__ = ["Base", "KnownBase", "list_bases", "resolve"]
 
 DEFAULT = "ubuntu-24.04"
-
-_FORMATS = ("qcow2", "raw")
-_INSTALL_QEMU = "apt-get install qemu-utils"
+# What a bake under QEMU boots, on every machine: an arm64 one emulates it (launch.choose_accelerator).
+ARCH = "amd64"
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ def resolve(
         if isinstance(name_or_path, Path) or _looks_like_path(text):
             return from_file(Path(name_or_path), arch=arch, release=release)
         get_release(text)  # raises, with the names that there are
-    wanted = arch or host_arch()
+    wanted = arch or ARCH
     cached = base_store.find(text, wanted)
     if cached is not None and not refresh:
         return _unchanged(cached)
@@ -84,7 +79,7 @@ def from_file(path: Path, *, arch: str | None = None, release: str | None = None
     """Check a user's image file and record its digest; the file itself is only read."""
     if release is not None:
         get_release(release)
-    check_image(path)
+    disk_image.check(path, disk_image.BASE)
     sha256 = base_store.file_sha256(path)
     known = base_store.find_digest(sha256)
     status = path.stat()
@@ -105,76 +100,6 @@ def from_file(path: Path, *, arch: str | None = None, release: str | None = None
     return replace(base, arch=known.arch, release=release or known.release, verified=known.verified)
 
 
-def check_image(path: Path) -> None:
-    """Check that a file is a whole disk image that a bake can copy.
-
-    BuilderError: missing, not an image, truncated, corrupt, or needing another file.
-    """
-    if not path.is_file():
-        what = "is a folder, not an image" if path.is_dir() else "does not exist"
-        raise BuilderError(
-            f"The base image `{path}` {what}",
-            hint="Give a qcow2 or raw file, or a name from `builder base list`",
-        )
-    try:
-        with path.open("rb") as stream:
-            first = stream.read(512)
-    except OSError as error:
-        raise BuilderError(f"Cannot read the base image `{path}`: {error.strerror}") from error
-    info = _image_info(path)
-    if info["format"] not in _FORMATS:
-        raise BuilderError(
-            f"The base image `{path}` is in the format `{info['format']}`; expected qcow2 or raw",
-            hint=f"Run `qemu-img convert -O qcow2 {path} base.qcow2` and give that file",
-        )
-    if info["format"] == "raw" and first[510:512] != b"\x55\xaa":
-        raise BuilderError(
-            f"The base image `{path}` is neither qcow2 nor a raw disk with a boot sector",
-            hint="A compressed image must be unpacked first; a download may have been an error page",
-        )
-    if "backing-filename" in info:
-        raise BuilderError(
-            f"The base image `{path}` is only the changes to `{info['backing-filename']}`",
-            hint=f"Run `qemu-img convert -O qcow2 {path} base.qcow2` and give that file",
-        )
-    if info["format"] == "qcow2":
-        _check_qcow2(path)
-
-
-def _image_info(path: Path) -> dict[str, Any]:
-    qemu_img = process.find_tool("qemu-img", to="read a disk image", install=_INSTALL_QEMU)
-    try:
-        finished = process.run([qemu_img, "info", "--output=json", path], timeout_seconds=60)
-        info: dict[str, Any] = json.loads(finished.stdout)
-    except CommandError as error:
-        raise _damaged(path, _reason(error.output)) from error
-    except ValueError as error:
-        raise _damaged(path, "`qemu-img info` gave no JSON") from error
-    return info
-
-
-def _check_qcow2(path: Path) -> None:
-    qemu_img = process.find_tool("qemu-img", to="read a disk image", install=_INSTALL_QEMU)
-    finished = process.run([qemu_img, "check", "-f", "qcow2", path], check=False, timeout_seconds=300)
-    # 3 is leaked clusters: wasted room, nothing lost (qemu-img(1), check).
-    if finished.returncode not in (0, 3):
-        raise _damaged(path, _reason(finished.stdout + finished.stderr))
-
-
-def _damaged(path: Path, reason: str) -> BuilderError:
-    return BuilderError(
-        f"The base image `{path}` is truncated or corrupt: {reason}",
-        hint="Get the image again and compare its checksum with the publisher's",
-    )
-
-
-def _reason(output: str) -> str:
-    """Return the line that says what is wrong; `qemu-img check` may print thousands before it."""
-    lines = [line.removeprefix("qemu-img: ").strip() for line in output.splitlines()]
-    summary = [line for line in lines if "were found on the image" in line or "Could not" in line]
-    return (summary or [line for line in lines if line] or ["`qemu-img` gave no reason"])[0]
-
-
 def _unchanged(base: Base) -> Base:
     """Return a cached base whose file still has its digest; a changed one is not used."""
     if base_store.file_sha256(base.path) == base.sha256:
@@ -188,10 +113,13 @@ def _unchanged(base: Base) -> Base:
 
 def _fetch(image: CloudImage) -> Base:
     """Download, verify and keep a cloud image; one process at a time for each image."""
-    folder = base_store.bases_folder()
+    from builder import base_download  # a fifth of a second: requests; a cached base does without
+
     label = f"{image.release.name}-{image.arch}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".lock-{label}"), base_store.work_folder(label) as work:
+    with (
+        base_store.lock(label, doing=f"downloading {image.release.name}"),
+        base_store.work_folder(label) as work,
+    ):
         with console.step(f"Asking for the checksum of {image.file_name}"):
             sha256, verified = base_download.fetch_digest(image, work)
         cached = base_store.find_digest(sha256)
@@ -199,7 +127,7 @@ def _fetch(image: CloudImage) -> Base:
             return _unchanged(cached)
         target = work / base_store.IMAGE_NAME
         base_download.fetch_image(image, target, sha256)
-        check_image(target)
+        disk_image.check(target, disk_image.BASE)
         return base_store.add(work, _downloaded(image, target, sha256, verified))
 
 
@@ -233,5 +161,5 @@ def _guess_release(file_name: str) -> str | None:
 def _guess_arch(file_name: str) -> str:
     found = re.search(r"amd64|x86_64|arm64|aarch64", file_name.lower())
     if found is None:
-        return host_arch()
+        return ARCH
     return "amd64" if found[0] in ("amd64", "x86_64") else "arm64"

@@ -6,10 +6,8 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from builder import base_disk, base_packages, base_rootfs, base_store, console, process
 from builder.base_disk import DiskIds
@@ -67,7 +65,6 @@ def rootfs_tar(name: str) -> Path:
 
 def _build(release: Release, mirror: str | None) -> Base:
     """Build under the lock: packages into a folder, the folder into a disk, both into the cache."""
-    base_store.bases_folder().mkdir(parents=True, exist_ok=True)
     _require_room(base_store.bases_folder())
     suites, epoch = _suites(release, mirror)
     with _work(release) as work, _umask(0o022):
@@ -158,20 +155,8 @@ def _require_room(folder: Path) -> None:
         )
 
 
-@contextmanager
-def _lock(release: Release) -> Iterator[None]:
-    folder = base_store.bases_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f".lock-{release.name}-{ARCH}")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        console.say(f"Another process is building {release.name}; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _lock(release: Release) -> AbstractContextManager[None]:
+    return base_store.lock(f"{release.name}-{ARCH}", doing=f"building {release.name}")
 
 
 @contextmanager

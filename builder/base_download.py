@@ -6,7 +6,7 @@ import errno
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def fetch_digest(image: CloudImage, folder: Path, *, keyring: Path | None = None
         verified = "gpg"
     else:
         console.warn(f"The checksum is not checked against its GPG signature: {reason}. {_KEYRING_HINT}")
-    digest = read_sums(sums.read_text(errors="replace")).get(image.file_name)
+    digest = read_sums(sums.read_text(encoding="utf-8", errors="replace")).get(image.file_name)
     if digest is None:
         raise BuilderError(f"`{image.sums_url}` does not list `{image.file_name}`", hint=build_hint(image))
     return digest, verified
@@ -157,9 +157,23 @@ def _attempts(url: str, part: Path, step: console.Step | None) -> str:
         if response.status_code >= 500:
             raise _TemporaryServerError(f"{response.status_code} {response.reason}")
         response.raise_for_status()
+        require_https(url, [each.url for each in (*response.history, response)])
         size = int(response.headers.get("Content-Length", 0))
         _require_room(part.parent, size)
         return _write(response, part, size, step)
+
+
+def require_https(asked: str, hops: Sequence[str]) -> None:
+    """Refuse a way that leaves TLS: where no keyring is, TLS alone vouches for the checksum.
+
+    Errors: BuilderError naming the address that is not HTTPS.
+    """
+    plain = [hop for hop in hops if not hop.startswith("https://")]
+    if asked.startswith("https://") and plain:
+        raise BuilderError(
+            f"`{asked}` leads to `{plain[0]}`, which is not HTTPS",
+            hint="Somebody between here and Canonical may have changed the answer; try another network",
+        )
 
 
 def _write(response: requests.Response, part: Path, size: int, step: console.Step | None) -> str:

@@ -70,6 +70,11 @@ def suites(release: Release, *, mirror: str | None = None) -> list[Suite]:
     """
     if mirror is None:
         return _apt_suites(release)
+    if not re.fullmatch(r"(https?://|file:/)\S+", mirror):
+        raise BuilderError(
+            f"`{mirror}` is not the address of a package mirror",
+            hint="Give the folder that has `dists` in it, such as `--mirror http://HOST/ubuntu`",
+        )
     keyring = _standard_keyring(release.family)
     if keyring is None:
         raise BuilderError(
@@ -93,7 +98,7 @@ def published(wanted: Sequence[Suite], release: Release, folder: Path) -> tuple[
         error = _fetch_index(f"{suite.uri}dists/{suite.name}/InRelease", index)
         if error is None:
             found.append(suite)
-            dates.append(_date(index.read_text(errors="replace")))
+            dates.append(_date(index.read_text(encoding="utf-8", errors="replace")))
             index.unlink()
         elif suite.name == release.codename or "404" not in error:
             raise BuilderError(
@@ -118,7 +123,7 @@ def _apt_suites(release: Release) -> list[Suite]:
     process.find_tool("apt-get", to="find the package mirror", install="apt-get install apt")
     template = "\t".join(f"$({field})" for field in _TARGET_FIELDS)
     listed = process.run(["apt-get", "indextargets", "--format", template, "Created-By: Packages"])
-    own = _own_codename()
+    own = _own("VERSION_CODENAME")
     merged: dict[tuple[str, str], Suite] = {}
     for line in listed.stdout.splitlines():
         fields = dict(zip(_TARGET_FIELDS, line.split("\t"), strict=True))
@@ -134,18 +139,19 @@ def _apt_suites(release: Release) -> list[Suite]:
         raise BuilderError(
             f"apt on this machine has no package lists of {_OFFICIAL[release.family]}, "
             f"so the mirror for `{release.name}` is not known",
-            hint="Run `apt-get update`, or give the mirror: "
-            f"`builder base build {release.name} --mirror URL`",
+            hint=("Run `apt-get update`, or give" if _own("ID") == release.family else "Give")
+            + f" the mirror: `builder base build {release.name} --mirror URL`",
         )
     return list(merged.values())
 
 
-def _own_codename() -> str:
+def _own(key: str) -> str:
+    """Return a value of this machine's os-release(5)."""
     try:
-        text = Path("/etc/os-release").read_text()
+        text = Path("/etc/os-release").read_text(encoding="utf-8")
     except OSError:
         return ""
-    match = re.search(r'^VERSION_CODENAME="?([a-z]+)', text, re.MULTILINE)
+    match = re.search(rf'^{key}="?([a-z]+)', text, re.MULTILINE)
     return match[1] if match else ""
 
 
@@ -165,7 +171,7 @@ def _signed_by(entry: str) -> Path | None:
     """
     file, _, number = entry.rpartition(":")
     try:
-        text = Path(file).read_text()
+        text = Path(file).read_text(encoding="utf-8")
         if file.endswith(".sources"):
             stanzas = [part for part in re.split(r"\n\s*\n", text) if "URIs:" in part]
             match = re.search(r"^Signed-By:\s*(/\S+)", stanzas[int(number) - 1], re.MULTILINE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -203,13 +204,14 @@ def _run_logged(argv: Sequence[str], log: Path, step: console.Step, *, epoch: in
     """Run mmdebstrap in its own process group, which is ended when we are interrupted."""
     started = time.monotonic()
     log.write_bytes(b"")
-    with process.Running(argv, log=log, env={"SOURCE_DATE_EPOCH": str(epoch)}) as running:
+    env = {"SOURCE_DATE_EPOCH": str(epoch)}
+    with process.Running(argv, log=log, env=env, when_we_die=signal.SIGTERM) as running:
         while (code := running.wait(0.5)) is None:
-            step.note(_phase(log.read_text(errors="replace")))
+            step.note(_phase(log.read_text(encoding="utf-8", errors="replace")))
             if time.monotonic() - started > _LIMIT_SECONDS:
                 raise BuilderError(f"mmdebstrap did not end within {_LIMIT_SECONDS} s; its log is `{log}`")
     if code != 0:
-        text = log.read_text(errors="replace")
+        text = log.read_text(encoding="utf-8", errors="replace")
         raise process.failure(process.Finished(tuple(argv), code, text, ""))
 
 
@@ -257,4 +259,4 @@ def _keep_keyrings(root: Path, suites: Sequence[Suite]) -> None:
 def _write(root: Path, name: str, text: str) -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")

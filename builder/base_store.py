@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
+from filelock import FileLock, Timeout
 
+from builder import console
 from builder.errors import BuilderError
 
 SCHEMA = 1
@@ -124,6 +126,35 @@ def add(work: Path, base: Base, extra: Mapping[str, object] | None = None) -> Ba
 
 
 @contextmanager
+def lock(label: str, *, doing: str) -> Iterator[None]:
+    """Let one process at a time build or download a base; `doing` says what another one is at."""
+    folder = bases_folder()
+    with _writing():
+        folder.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder / f".lock-{label}")
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            console.say(f"Another process is {doing}; waiting for it")
+            held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BuilderError(
+            f"Cannot write to the cache folder `{bases_folder()}`: {error.strerror}",
+            hint="Set `BUILDER_CACHE` to a folder that you may write to",
+        ) from error
+
+
+@contextmanager
 def work_folder(label: str) -> Iterator[Path]:
     """Give an empty folder inside the cache; what is still there at the end is removed.
 
@@ -132,13 +163,8 @@ def work_folder(label: str) -> Iterator[Path]:
     """
     work = bases_folder() / f".work-{label}"
     remove_tree(work)
-    try:
+    with _writing():
         work.mkdir(parents=True)
-    except OSError as error:
-        raise BuilderError(
-            f"Cannot write to the cache folder `{bases_folder()}`: {error.strerror}",
-            hint="Set `BUILDER_CACHE` to a folder that you may write to",
-        ) from error
     try:
         yield work
     finally:
@@ -161,7 +187,7 @@ def remove_tree(folder: Path) -> None:
 def mounts_below(folder: Path) -> list[Path]:
     """Return what is mounted on the folder or below it. Format: proc_pid_mountinfo(5), field 5."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:  # not Linux
         return []
     points = (Path(line.split()[4].replace("\\040", " ")) for line in lines)
@@ -199,7 +225,7 @@ def _identity(path: Path) -> dict[str, object]:
 
 def _recall(path: Path) -> str | None:
     try:
-        memo = json.loads(_memo(path).read_text())
+        memo = json.loads(_memo(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     sha256 = memo.pop("sha256", None)
@@ -219,7 +245,7 @@ def _remember(path: Path, sha256: str) -> None:
 
 def _read(path: Path) -> Base | None:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             return None
         return Base(

@@ -53,8 +53,9 @@ def out_json(value: Any) -> None:
 def out_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table to stdout; each cell is text. Without a terminal no cell is broken: one can grep."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        # The first names the row: broken in two it could not be copied.
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     _print_whole(table)
@@ -72,7 +73,7 @@ def out_fields(fields: Mapping[str, str]) -> None:
 
 def _print_whole(table: Table) -> None:
     """Print a table to stdout: as wide as the terminal, or without one as wide as it must be."""
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():  # None: `builder presets >&-`
         Console(highlight=False).print(table)
         return
     text = io.StringIO()

@@ -66,8 +66,8 @@ def demo(*, images_dir: Path, preset: str = "ses", accelerator: str | None = Non
 
 def _obtain_base() -> str:
     """Return the base to start from: Canonical's where it can be had, else one built from packages."""
-    arch = base_store.host_arch()
-    if base_store.find(base.DEFAULT, arch) is None and base_store.find(FALLBACK, arch) is not None:
+    there = {name: base_store.find(name, base.ARCH) for name in (base.DEFAULT, FALLBACK)}
+    if there[base.DEFAULT] is None and there[FALLBACK] is not None:
         console.say(f"Base: `{FALLBACK}`, built here before")
         return FALLBACK
     try:

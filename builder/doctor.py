@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from builder import packer, process
+from builder import packer, process, scratch
 from builder.errors import BuilderError, ToolError
+from builder.scratch import Scratch
 
 Status = Literal["ok", "slow", "missing", "too old", "too little", "hangs", "not usable", "not reachable"]
 
@@ -66,6 +67,7 @@ TOOLS = (
     Tool("ssh", "openssh-client", "look into a guest", version=("-V",)),
     Tool("ssh-keygen", "openssh-client", "make the key of one bake", version=()),
     Tool("debugfs", "e2fsprogs", "assert on the finished image", version=("-V",)),
+    Tool("setpriv", "util-linux", "end Packer and guests when builder is killed", required=False),
     Tool("mmdebstrap", "mmdebstrap", "build a base from packages", required=False),
     Tool("sfdisk", "fdisk", "build a base from packages", required=False),
     Tool("mke2fs", "e2fsprogs", "build a base from packages", required=False, version=("-V",)),
@@ -90,7 +92,11 @@ def examine(*, images: Path, cache: Path, network: bool = True, aws: bool = Fals
         *[_later(tool) for tool in TOOLS],
         lambda: [check_accelerator()],
         lambda: [check_root()],
-        lambda: [check_disk("images", images), check_disk("cache", cache)],
+        lambda: [
+            check_disk("images", images, "BUILDER_IMAGES"),
+            check_disk("cache", cache, "BUILDER_CACHE"),
+            check_disk("temporary files", scratch.parent(), "TMPDIR"),
+        ],
         lambda: [check_keyring()],
     ]
     if network:
@@ -185,16 +191,21 @@ def check_root() -> Finding:
     )
 
 
-def check_disk(name: str, folder: Path) -> Finding:
-    """Examine the free space where images or bases go."""
+def check_disk(name: str, folder: Path, variable: str) -> Finding:
+    """Examine the folder that `variable` names: may it be written, and is there room."""
+    title, to = f"disk for {name}", "bake and boot images"
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        what = "may not be written to" if existing.is_dir() else "is not a folder"
+        mend = f"Set {variable} to a folder that you may write to"
+        return Finding(title, "not usable", f"`{existing}` {what}", to, True, mend)
     free = shutil.disk_usage(existing).free
-    enough = free >= _NEEDED_BYTES
     found = f"{free / 1e9:.1f} GB free in `{folder}`"
-    if not enough:
-        found += f"; {_NEEDED_BYTES / 1e9:.0f} GB are needed"
-    mend = "" if enough else f"Free some space, or set BUILDER_{name.upper()} to a folder on another disk"
-    return Finding(f"disk for {name}", "ok" if enough else "too little", found, "keep images", True, mend)
+    if free >= _NEEDED_BYTES:
+        return Finding(title, "ok", found, to, True)
+    found += f"; {_NEEDED_BYTES / 1e9:.0f} GB are needed"
+    mend = f"Free some space, or set {variable} to a folder on another disk"
+    return Finding(title, "too little", found, to, True, mend)
 
 
 def check_keyring(keyring: Path = _ARCHIVE_KEYRING) -> Finding:
@@ -210,10 +221,10 @@ def check_bases(cache: Path) -> list[Finding]:
     """Examine where a base image can come from: the cache, Canonical, or the package mirror of apt."""
     from builder.base_images import SITE
 
-    cached = sorted(path.parent.name[:12] for path in (cache / "bases").glob("*/*.json"))
-    site, mirror = check_site(SITE), check_mirror(cache)
+    cached = list(cache.glob("bases/*/base.json"))
+    site, mirror = check_site(SITE), check_mirror()
     ways = [
-        *([f"{len(set(cached))} in the cache"] if cached else []),
+        *([f"{len(cached)} in the cache"] if cached else []),
         *(["downloads"] if site.is_fine else []),
         *(["the package mirror"] if mirror.is_fine else []),
     ]
@@ -241,7 +252,7 @@ def check_site(url: str) -> Finding:
         return Finding(name, "not reachable", f"{url}: {reason}", to, mend=mend)
 
 
-def check_mirror(cache: Path) -> Finding:
+def check_mirror() -> Finding:
     """Ask the mirror that apt is configured with for the index of a release, through apt itself."""
     from builder import base_packages
     from builder.releases import get_release
@@ -249,29 +260,20 @@ def check_mirror(cache: Path) -> Finding:
     name, to = "package mirror", "build a base from packages"
     try:
         own = base_packages.suites(get_release("debian-12"))[0]
-        cache.mkdir(parents=True, exist_ok=True)
-        target = cache / f".doctor-{os.getpid()}"
-        limit = f"Acquire::http::Timeout={_NETWORK_SECONDS}"
         address = f"{own.uri}dists/{own.name}/InRelease"
-        try:
+        limits = ["-o", f"Acquire::http::Timeout={_NETWORK_SECONDS}", "-o", "Acquire::Retries=0"]
+        with Scratch("doctor") as folder:
             process.run(
-                [
-                    "/usr/lib/apt/apt-helper",
-                    "-o",
-                    limit,
-                    "-o",
-                    "Acquire::Retries=0",
-                    "download-file",
-                    address,
-                    target,
-                ],
+                ["/usr/lib/apt/apt-helper", *limits, "download-file", address, folder / "InRelease"],
                 timeout_seconds=_NETWORK_SECONDS + 5,
             )
-        finally:
-            target.unlink(missing_ok=True)
     except BuilderError as error:
         first = error.message.splitlines()[0]
         return Finding(name, "not reachable", first, to, mend=error.hint or "Check apt: `apt-get update`")
+    except OSError as error:  # no room for the answer; the finding about that disk says more
+        return Finding(
+            name, "not reachable", f"cannot be asked: {error.strerror}", to, mend="Free some space"
+        )
     return Finding(name, "ok", f"`{own.uri}`, as apt is configured", to)
 
 

@@ -7,7 +7,6 @@ mounted, so what is seen is what every instance launched from it gets.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from builder import disk
 from builder.disk import Entry, FileSystem
+from builder.scratch import Scratch
 
 _QUEUES = (
     "active", "bounce", "corrupt", "defer", "deferred", "flush",
@@ -102,8 +102,8 @@ def inspect_image(
     Needs room for the image's data in the folder for temporary files. Errors: BuilderError when the image
     cannot be read.
     """
-    with tempfile.TemporaryDirectory(prefix="builder-hygiene-") as folder:
-        raw = Path(folder) / "disk.raw"
+    with Scratch("hygiene") as folder:
+        raw = folder / "disk.raw"
         disk.write_raw(image, image_format, raw)
         return inspect_raw(raw, forbidden=forbidden)
 

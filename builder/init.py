@@ -58,11 +58,19 @@ def write_relay_yaml(path: Path, text: str) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except OSError as error:
-        what = "it is there already" if isinstance(error, FileExistsError) else error.strerror
-        hint = "Name another file, or move that one away"
+        there = isinstance(error, FileExistsError)
+        what = "it is there already" if there else error.strerror
+        hint = "Name another file, or move that one away" if there else "Name another file with `--out`"
         raise BuilderError(f"`{path}` was not written: {what}", hint=hint) from error
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        path.unlink()
+        raise BuilderError(
+            f"`{path}` was not written: {error.strerror}",
+            hint="Free some space, or name another file with `--out`",
+        ) from error
 
 
 def _first_region(preset: Preset) -> str | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from builder import process
-from builder.errors import BuilderError, CommandError
+from builder import disk_image, process
+from builder.errors import CommandError
 from builder.packer_door import free_ports
 from builder.workspace import Workspace, disk_full, require_space
 
@@ -16,41 +15,14 @@ _MINUTES = 30 * 60
 _NO_SPACE = "No space left on device"
 
 
-def inspect(disk: Path) -> tuple[str, int]:
-    """Return format and virtual size (bytes) of a disk image.
-
-    Errors: BuilderError when it is missing, is no disk image, or leans on another file.
-    """
-    if not disk.is_file():
-        raise BuilderError(
-            f"Base image `{disk}` does not exist", hint="See `builder base list`, or `--base FILE`"
-        )
-    try:
-        answer = process.run(["qemu-img", "info", "--output=json", disk])
-        info = json.loads(answer.stdout)
-    except (CommandError, ValueError) as error:
-        raise BuilderError(
-            f"Base image `{disk}` cannot be read as a disk image", hint="Download or build it again"
-        ) from error
-    if info.get("backing-filename"):
-        raise BuilderError(
-            f"Base image `{disk}` is an overlay on `{info['backing-filename']}`",
-            hint=f"Make it one file: `qemu-img convert -O qcow2 {disk} flat.qcow2`",
-        )
-    return str(info["format"]), int(info["virtual-size"])
-
-
 def make_overlay(base: Path, overlay: Path, *, disk_gib: int | None = None) -> Path:
     """Lay an empty qcow2 on a base, `disk_gib` large when that is more than the base.
 
     Packer copies the overlay (200 kB) instead of the base, with every version; `use_backing_file` of
     1.6.6 forgets the backing format, which QEMU 6.1 and newer refuse.
     """
-    kind, size = inspect(base)
-    size = max(size, (disk_gib or 0) << 30)
-    process.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", kind, "-b", base.absolute(), overlay, str(size)]
-    )
+    image = disk_image.read(base, disk_image.BASE)
+    disk_image.create_overlay(image, overlay, disk_bytes=(disk_gib or 0) << 30)
     return overlay
 
 

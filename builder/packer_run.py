@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ def build(
     """Run the staged template of a workspace to its end.
 
     `env` is added to Packer's environment (AWS credentials and endpoints). Packer runs in its own process
-    group; a KeyboardInterrupt stops it cleanly and leaves nothing running. Errors: BakeFailed.
+    group; a KeyboardInterrupt stops it cleanly and leaves nothing running, and when this process is killed
+    Packer gets SIGTERM, on which it tidies up as well. Errors: BakeFailed.
     """
     progress = Progress(work.packer_log, step.note)
     work.packer_log.touch()
@@ -71,7 +73,11 @@ def build(
     with ExitStack() as stack:
         tmp = stack.enter_context(workspace.short_tmpdir(work))
         running = process.Running(
-            command, log=work.packer_log, cwd=work.packer, env=_environment(packer, work, tmp, env)
+            command,
+            log=work.packer_log,
+            cwd=work.packer,
+            env=_environment(packer, work, tmp, env),
+            when_we_die=signal.SIGTERM,
         )
         stack.callback(_stop, running, _GRACE_SECONDS[target])
         stack.enter_context(_door(work))

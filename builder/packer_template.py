@@ -50,7 +50,7 @@ def stage(folder: Path, into: Path, *, packer: Packer, target: Target, values: M
     into.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.glob("*.pkr*")):
         if _is_wanted(path.name, target=target, with_plugins=with_plugins):
-            text = _narrow(path.read_text(encoding="utf-8"), BUILDERS[target])
+            text = _narrow(_text(path), BUILDERS[target])
             (into / path.name).write_text(text, encoding="utf-8")
     check(into, values, packer=packer, target=target, shown_as=folder)
     (into / VALUES_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
@@ -105,21 +105,42 @@ def check(
 
 def read(folder: Path) -> Template:
     """Read every `*.pkr.hcl` file of a folder. Errors: ConfigError with file, line and column."""
+    template = Template()
+    for path in sorted(folder.glob("*.pkr.hcl")):
+        _collect(template, _read_hcl(path), path.name)
+    return template
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"Packer template `{path.name}`", ["this is not UTF-8 text"]) from None
+
+
+def _read_hcl(path: Path) -> dict[str, Any]:
     import hcl2  # 0.2 s
     from lark.exceptions import UnexpectedInput
 
-    template = Template()
-    for path in sorted(folder.glob("*.pkr.hcl")):
-        try:
-            content = hcl2.loads(path.read_text(encoding="utf-8"))
-        except UnexpectedInput as error:
-            raise ConfigError(
-                f"Packer template `{path.name}`",
-                [f"line {error.line}, column {error.column} cannot be read as HCL"],
-                hint="Run `packer fmt` on the folder: it names the mistake",
-            ) from error
-        _collect(template, content, path.name)
-    return template
+    try:
+        content: dict[str, Any] = hcl2.loads(_text(path))
+    except UnexpectedInput as error:
+        raise ConfigError(
+            f"Packer template `{path.name}`",
+            [f"line {error.line}, column {error.column} cannot be read as HCL"],
+            hint="Run `packer fmt` on the folder: it names the mistake",
+        ) from error
+    return content
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_text(path))
+    except ValueError as error:
+        raise ConfigError(f"Packer template `{path.name}`", [f"this is not JSON: {error}"]) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"Packer template `{path.name}`", ["a JSON object of variables is expected"])
+    return content
 
 
 def _collect(template: Template, content: Mapping[str, Any], file: str) -> None:
@@ -202,12 +223,9 @@ def _user_values(folder: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for path in sorted(folder.glob("*.auto.pkrvars.json")):
         if path.name != VALUES_FILE:
-            values.update(json.loads(path.read_text(encoding="utf-8")))
+            values.update(_read_json(path))
     for path in sorted(folder.glob("*.auto.pkrvars.hcl")):
-        import hcl2
-
-        content = hcl2.loads(path.read_text(encoding="utf-8"))
-        values.update({name: value for name, value in content.items() if not name.startswith("__")})
+        values.update({name: value for name, value in _read_hcl(path).items() if not name.startswith("__")})
     return values
 
 

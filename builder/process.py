@@ -8,7 +8,8 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -22,6 +23,8 @@ _PASSED_ON = re.compile(
     r"PATH|HOME|USER|LOGNAME|TMPDIR|TERM|XDG_[A-Z_]+|SSL_CERT_(FILE|DIR)|(?i:(https?|no|all|ftp)_proxy)"
 )
 _LAST_LINES = 15
+# What a program gets to tidy up (temporary files, locks) when its time is up, or the user's patience.
+_GRACE_SECONDS = 2
 
 
 @dataclass(frozen=True)
@@ -59,20 +62,23 @@ def run(
     """
     words = [str(word) for word in argv]
     try:
-        done = subprocess.run(
+        started = subprocess.Popen(
             words,
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             cwd=cwd,
             env=environment(env),
-            timeout=timeout_seconds,
             text=True,
+            encoding="utf-8",
             errors="replace",
-            check=False,
+            start_new_session=True,
         )
-    except FileNotFoundError as error:
-        raise ToolError(f"`{words[0]}` is not installed", hint=hint or "Run `builder doctor`") from error
+    except OSError as error:
+        raise _not_started(words[0], error, hint) from error
+    try:
+        with started, _ended_with_its_children(started):
+            stdout, stderr = started.communicate(stdin, timeout_seconds)
     except subprocess.TimeoutExpired as error:
         output = _text(error.stdout) + _text(error.stderr)
         raise CommandError(
@@ -82,7 +88,7 @@ def run(
             output=output,
             hint=hint,
         ) from error
-    finished = Finished(tuple(words), done.returncode, done.stdout, done.stderr)
+    finished = Finished(tuple(words), started.returncode, stdout, stderr)
     if check and finished.returncode != 0:
         raise failure(finished, hint=hint)
     return finished
@@ -126,8 +132,12 @@ class Running:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         hint: str | None = None,
+        when_we_die: signal.Signals | None = None,
     ) -> None:
-        self.argv = tuple(str(word) for word in argv)
+        """Start it; `when_we_die` is what it gets when this process ends, even by SIGKILL."""
+        words = [str(word) for word in argv]
+        tie = [] if when_we_die is None else _tie_to_us(words[0], when_we_die)
+        self.argv = (*tie, *words)
         stream = log.open("ab") if isinstance(log, Path) else log
         try:
             self._process = subprocess.Popen(
@@ -139,10 +149,8 @@ class Running:
                 env=environment(env),
                 start_new_session=True,
             )
-        except FileNotFoundError as error:
-            raise ToolError(
-                f"`{self.argv[0]}` is not installed", hint=hint or "Run `builder doctor`"
-            ) from error
+        except OSError as error:
+            raise _not_started(self.argv[0], error, hint) from error
         finally:
             if isinstance(log, Path):
                 stream.close()
@@ -166,18 +174,12 @@ class Running:
     def stop(self, *, grace_seconds: float = 10) -> int:
         """End the whole group: SIGTERM, then after `grace_seconds` SIGKILL; return the exit code."""
         if self._process.poll() is None:
-            self._signal(signal.SIGTERM)
+            _signal_group(self.pid, signal.SIGTERM)
             if self.wait(grace_seconds) is None:
-                self._signal(signal.SIGKILL)
+                _signal_group(self.pid, signal.SIGKILL)
         code = self._process.wait()
-        self._signal(signal.SIGKILL)  # grandchildren that outlived their parent
+        _signal_group(self.pid, signal.SIGKILL)  # grandchildren that outlived their parent
         return code
-
-    def _signal(self, number: signal.Signals) -> None:
-        try:
-            os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            return
 
     def __enter__(self) -> Running:
         return self
@@ -220,6 +222,43 @@ def tool_version(
             hint="Another program of that name may come first on PATH; see `builder doctor`",
         )
     return match.group(1)
+
+
+def _tie_to_us(program: str, number: signal.Signals) -> list[str]:
+    """Return the words before a command that gets a signal as soon as this process is gone.
+
+    Nothing where util-linux's setpriv is missing: then only an orderly end takes the program along; nor where
+    the program is, so that its own absence is what is told.
+    """
+    path = environment()["PATH"]
+    setpriv, found = shutil.which("setpriv", path=path), shutil.which(program, path=path)
+    return [setpriv, "--pdeathsig", number.name.removeprefix("SIG")] if setpriv and found else []
+
+
+def _not_started(program: str, error: OSError, hint: str | None) -> ToolError:
+    """Say why nothing was started; the folder to start it in may be what is missing."""
+    if isinstance(error, FileNotFoundError) and error.filename in (None, program):
+        return ToolError(f"`{program}` is not installed", hint=hint or "Run `builder doctor`")
+    where = "" if error.filename in (None, program) else f" in `{error.filename}`"
+    return ToolError(f"`{program}` cannot be started{where}: {error.strerror}", hint=hint)
+
+
+@contextmanager
+def _ended_with_its_children(started: subprocess.Popen[str]) -> Iterator[None]:
+    """Leave nothing running when the wait in the block ends early: Packer's `version` is two processes."""
+    try:
+        yield
+    except BaseException:
+        _signal_group(started.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            started.wait(_GRACE_SECONDS)
+        _signal_group(started.pid, signal.SIGKILL)
+        raise
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, number)
 
 
 def _text(raw: str | bytes | None) -> str:

@@ -55,7 +55,8 @@ class Base(_Model):
 class Artifact(_Model):
     """What was made: a file beside the record with its digest and size, or AMI ids by region."""
 
-    file: str | None = None
+    # A name and no path: the record lies beside it.
+    file: str | None = Field(None, pattern=r"^[^/]+$")
     sha256: str | None = None
     size: int | None = None
     ami_ids: dict[str, str] = {}
@@ -154,9 +155,13 @@ def load(folder: Path) -> ImageRecord:
     path = folder / RECORD
     try:
         return ImageRecord.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BuilderError(
             f"There is no image `{folder.name}` in `{folder.parent}`", hint="List them with `builder images`"
+        ) from error
+    except OSError as error:
+        raise BuilderError(
+            f"`{path}` cannot be read: {error.strerror}", hint=f"Mend it, or delete the folder `{folder}`"
         ) from error
     except ValidationError as error:
         raise BuilderError(

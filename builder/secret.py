@@ -48,14 +48,14 @@ def find_shape(shapes: Sequence[SecretShape], secret: Mapping[str, str], *, sour
     raise ConfigError(source, [f"the fields are {there}, expected {wanted}"])
 
 
-def parse(text: str, *, source: str) -> dict[str, str]:
+def parse(text: str, *, source: str, hint: str | None = None) -> dict[str, str]:
     """Read the JSON object of a secret. Errors: ConfigError that repeats nothing of it."""
     try:
-        raw = json.loads(text)
+        raw = json.loads(text.removeprefix("\ufeff"))  # Windows writes a byte order mark
     except ValueError:
         raw = None
     if not isinstance(raw, dict) or not all(isinstance(value, str) for value in raw.values()):
-        raise ConfigError(source, ["this is not a JSON object whose values are text"])
+        raise ConfigError(source, ["this is not a JSON object whose values are text"], hint=hint)
     return raw
 
 
@@ -113,7 +113,7 @@ def check(
     user, password = _credential(config, secret)
     host, port = config.upstream_host, config.upstream_port
     try:
-        with _connect(config, ssl.create_default_context(cadata=ca_pem)) as session:
+        with _connect(config, _trust(ca_pem)) as session:
             session.login(user, password)
             return (
                 f"`{host}` port {port} accepted the secret `{name}` (shape `{_shape(config, secret).name}`)"
@@ -128,11 +128,26 @@ def check(
             f"`{host}` refused the secret `{name}`: {error.smtp_code} {reply}",
             hint=f"`builder presets {config.preset}` says how to get the credential",
         ) from None
+    except UnicodeEncodeError:
+        raise BuilderError(
+            f"The secret `{name}` has characters outside ASCII, which SMTP's log-in cannot carry",
+            hint=f"`builder presets {config.preset}` says how to get the credential",
+        ) from None
     except (OSError, smtplib.SMTPException) as error:
         raise BuilderError(
             f"`{host}` port {port} could not be asked: {error}",
             hint="Check the network; providers also listen on other ports, see `builder presets`",
         ) from None
+
+
+def _trust(ca_pem: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cadata=ca_pem)
+    except ssl.SSLError as error:
+        raise BuilderError(
+            f"The certificates to trust cannot be used: {error.reason or error}",
+            hint="Give a file of certificates in PEM: each between `BEGIN CERTIFICATE` and `END CERTIFICATE`",
+        ) from error
 
 
 def _connect(config: ProviderChoice, context: ssl.SSLContext) -> smtplib.SMTP:

@@ -16,7 +16,6 @@ import re
 import secrets
 import shutil
 import tarfile
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from builder import process
 from builder.errors import BuilderError
+from builder.scratch import Scratch
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _KEPT_FAILURES = 3
@@ -184,6 +184,15 @@ def new_bake_id() -> str:
     return time.strftime("%Y%m%dt%H%M%S") + secrets.token_hex(2)
 
 
+def require_name(name: str) -> None:
+    """Check that an image may have this name. Errors: BuilderError."""
+    if not _NAME.fullmatch(name):
+        raise BuilderError(
+            f"`{name}` cannot be the name of an image",
+            hint="Use lower-case letters, digits, `.`, `_` and `-`, at most 63, such as `ses-2026-11`",
+        )
+
+
 @contextmanager
 def create(images_dir: Path, name: str, bake_id: str, *, wait_seconds: float = 0) -> Iterator[Workspace]:
     """Make the workspace of a bake and hold the lock on its image name for the `with` block.
@@ -191,11 +200,7 @@ def create(images_dir: Path, name: str, bake_id: str, *, wait_seconds: float = 0
     Leave it with `finish` or `fail`; what is still in `.work/` afterwards is deleted. Errors:
     BuilderError when the name will not do, or another bake holds it for longer than `wait_seconds`.
     """
-    if not _NAME.fullmatch(name):
-        raise BuilderError(
-            f"`{name}` cannot be the name of an image",
-            hint="Use lower-case letters, digits, `.`, `_` and `-`, at most 63, such as `ses-2026-11`",
-        )
+    require_name(name)
     images_dir = images_dir.absolute()
     workspace = Workspace(images_dir, name, bake_id)
     with hold(images_dir, name, wait_seconds=wait_seconds):
@@ -212,10 +217,9 @@ def create(images_dir: Path, name: str, bake_id: str, *, wait_seconds: float = 0
 def hold(images_dir: Path, name: str, *, wait_seconds: float = 0) -> Iterator[None]:
     """Hold the lock on an image name; a killed process loses it. Errors: BuilderError saying who holds it."""
     locks = images_dir / ".locks"
-    with no_space(locks):
-        locks.mkdir(parents=True, exist_ok=True)
+    make_folder(locks)
     holder = locks / f"{name}.json"
-    lock = FileLock(locks / f"{name}.lock")
+    lock = FileLock(_lock_of(images_dir, name))
     try:
         lock.acquire(timeout=wait_seconds, poll_interval=0.2)
     except Timeout:
@@ -234,9 +238,12 @@ def hold(images_dir: Path, name: str, *, wait_seconds: float = 0) -> Iterator[No
 
 
 def recover(images_dir: Path, name: str) -> None:
-    """Clear what a killed bake of this name left; call it with the lock held."""
+    """Clear what killed bakes left: of this name, whose lock is held, and of others that nobody bakes now."""
     for path in _of_image(images_dir / ".work", name):
         shutil.rmtree(path, ignore_errors=True)
+    for path in (images_dir / ".work").glob("*-*"):
+        with suppress(Timeout), FileLock(_lock_of(images_dir, path.name.rpartition("-")[0]), timeout=0):
+            shutil.rmtree(path, ignore_errors=True)
     replaced = images_dir / ".replaced" / name
     if replaced.is_dir() and not (images_dir / name).exists():
         replaced.rename(images_dir / name)
@@ -250,8 +257,8 @@ def short_tmpdir(workspace: Workspace) -> Iterator[Path]:
         inside.mkdir(exist_ok=True)
         yield inside
         return
-    with tempfile.TemporaryDirectory(prefix="builder-") as outside:
-        yield Path(outside)
+    with Scratch("packer", short=True) as outside:
+        yield outside
 
 
 def require_space(folder: Path, needed_bytes: int, *, to: str) -> None:
@@ -268,6 +275,18 @@ def free_bytes(folder: Path) -> int:
     """Return the free space of the disk that holds a folder, also one that is not there yet."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder below that of the images, if it is not there. Errors: BuilderError that says why not."""
+    try:
+        with no_space(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuilderError(
+            f"Cannot make the folder `{folder}`: {error.strerror}",
+            hint="Set BUILDER_IMAGES to a folder that you may write to",
+        ) from error
 
 
 @contextmanager
@@ -292,6 +311,10 @@ def disk_full(folder: Path) -> BuilderError:
 def _of_image(folder: Path, name: str) -> list[Path]:
     """List the bakes of one image; a bake id has no hyphen, so `ses-2026-…` is not taken for `ses`."""
     return [path for path in folder.glob(f"{name}-*") if path.name.rpartition("-")[0] == name]
+
+
+def _lock_of(images_dir: Path, name: str) -> Path:
+    return images_dir / ".locks" / f"{name}.lock"
 
 
 def _read_holder(path: Path) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import errno
+import io
 import signal
 import sys
 from types import FrameType
@@ -14,6 +15,12 @@ from builder.cli.verbs import VERBS, Verbs
 from builder.errors import BuilderError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_HINT = (
+    "See which one with `df -h`; builder writes to `images` (or BUILDER_IMAGES), to its cache "
+    "(BUILDER_CACHE) and to the temporary directory (TMPDIR)"
+)
+_REFUSED_HINT = "Name another place, or change that one; `builder --debug …` shows what was tried"
 
 
 class _Stopped(KeyboardInterrupt):
@@ -37,6 +44,8 @@ def cli(debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and end: 0 done, 1 it failed, 2 wrong usage, 128 + N stopped by signal N."""
     words = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a locale without `…` must not end what is printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     for number in _SIGNALS:
         if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores SIGHUP; that stays
             signal.signal(number, _stop)
@@ -53,8 +62,8 @@ def _run(words: list[str]) -> int:
         return _failed(error, words)
     except (click.Abort, KeyboardInterrupt) as error:
         return _interrupted(error)
-    except BrokenPipeError:
-        return _reader_left()
+    except OSError as error:
+        return _refused(error, words)
 
 
 def _failed(error: BuilderError, words: list[str]) -> int:
@@ -66,6 +75,25 @@ def _failed(error: BuilderError, words: list[str]) -> int:
     return 1
 
 
+def _refused(error: OSError, words: list[str]) -> int:
+    """Report a file or folder that the machine refused; any other OSError is a bug.
+
+    Such errors can come from every line that reads or writes; a verb says more where it knows more.
+    """
+    if error.filename is None and error.errno not in _FULL:
+        raise error
+    where = "" if error.filename is None else f" at `{error.filename}`"
+    if error.errno in _FULL:
+        message, hint = f"The disk is full{where}: {error.strerror}", _FULL_HINT
+    else:
+        message, hint = f"Cannot read or write `{error.filename}`: {error.strerror}", _REFUSED_HINT
+    shown = BuilderError(message, hint=hint)
+    shown.__cause__ = error
+    code = _failed(shown, words)
+    _drop_stdout()
+    return code
+
+
 def _interrupted(error: BaseException) -> int:
     """Say it in one line; by now every `with` block has cleaned up."""
     cause = error if isinstance(error, _Stopped) else error.__context__
@@ -74,10 +102,12 @@ def _interrupted(error: BaseException) -> int:
     return 128 + number
 
 
-def _reader_left() -> int:
-    """Keep Python from complaining when it flushes stdout: `builder render … | head`."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + signal.SIGPIPE
+def _drop_stdout() -> None:
+    """Forget what stdout could not take (`>/dev/full`), or Python complains of it once more at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = io.StringIO()
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:

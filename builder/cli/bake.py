@@ -88,6 +88,10 @@ def command(flags: ConfigFlags, *, target: str, dry_run: bool, as_json: bool, **
         if options[name]:
             flag = "--var" if name == "variables" else f"--{name.replace('_', '-')}"
             raise click.UsageError(f"`{flag}` goes with `--target {other}` only.")
+    if options["name"]:
+        from builder.workspace import require_name
+
+        require_name(options["name"])
     run = _on_qemu if target == "qemu" else _on_ec2
     run(flags.read(), dry_run=dry_run, as_json=as_json, **options)
 

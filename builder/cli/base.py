@@ -8,13 +8,13 @@ import click
 
 from builder import console
 from builder.cli.options import json_option
-from builder.cli.verbs import Verb
+from builder.cli.verbs import Group, Verb
 
 if TYPE_CHECKING:
     from builder.base_store import Base
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """List base images, download one, or build one from packages."""
 

@@ -5,19 +5,12 @@ from __future__ import annotations
 import click
 
 from builder import console
-from builder.cli.options import accelerator_option, images_folder, json_option, presets_beginning
+from builder.cli.options import accelerator_option, images_folder, json_option, preset_option
 from builder.cli.verbs import Verb
 
 
 @click.command(cls=Verb, example="builder demo")
-@click.option(
-    "--preset",
-    metavar="NAME",
-    default="ses",
-    show_default=True,
-    shell_complete=lambda _ctx, _param, begun: presets_beginning(begun),
-    help="The mail provider whose part the stand-in plays.",
-)
+@preset_option("The mail provider whose part the stand-in plays.")
 @accelerator_option
 @json_option
 def command(preset: str, accelerator: str | None, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import click
 from builder import console
 from builder.cli.options import complete_image, find_image_folder, images_folder, json_option
 from builder.cli.verbs import Verb
+from builder.errors import BuilderError
 
 if TYPE_CHECKING:
     from builder.record import ImageRecord
@@ -55,7 +56,13 @@ def _show(record: ImageRecord, folder: Path) -> None:
     if record.verify:
         from builder.verify.report import COLUMNS, read_report
 
-        report = read_report(record.verify)
+        try:
+            report = read_report(record.verify)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BuilderError(
+                f"The report in `{folder / 'record.json'}` cannot be read: {type(error).__name__}: {error}",
+                hint=f"Run `builder verify {record.name}`: it writes a new one",
+            ) from error
         console.out(f"\nVerified: {report.summary}")
         console.out_table([column.upper() for column in COLUMNS], report.rows())
 

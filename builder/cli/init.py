@@ -7,19 +7,12 @@ from pathlib import Path
 import click
 
 from builder import console
-from builder.cli.options import DEFAULT_CONFIG, presets_beginning
+from builder.cli.options import DEFAULT_CONFIG, preset_option
 from builder.cli.verbs import Verb
 
 
 @click.command(cls=Verb, example="builder init --preset ses --region eu-west-1 --hostname relay.example.com")
-@click.option(
-    "--preset",
-    metavar="NAME",
-    default="ses",
-    show_default=True,
-    shell_complete=lambda _ctx, _param, begun: presets_beginning(begun),
-    help="The mail provider; `builder presets` lists them.",
-)
+@preset_option("The mail provider; `builder presets` lists them.")
 @click.option("--region", help="The provider's region.")
 @click.option("--hostname", help="The relay's own name.")
 @click.option("--network", "networks", multiple=True, help="Who may relay; may be repeated.")

@@ -8,13 +8,14 @@ import click
 
 from builder import console
 from builder.cli.options import instances_folder, json_option
-from builder.cli.verbs import Verb
+from builder.cli.verbs import Group, Verb
+from builder.errors import BuilderError
 
 if TYPE_CHECKING:
     from builder.launch.instances import Instance
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """List, stop, start and delete the relays that `builder launch` started here."""
 
@@ -43,7 +44,8 @@ def stop(identity: str) -> None:
     from builder.launch.instances import find_instance, stop_instance
 
     instance = find_instance(instances_folder(), identity)
-    stop_instance(instance)
+    with console.step(f"Shut {instance.id} down"):
+        stop_instance(instance)
     console.say(f"{instance.id} is stopped; start it again with `builder instances start {instance.id}`")
 
 
@@ -52,12 +54,11 @@ def stop(identity: str) -> None:
 @json_option
 def start(identity: str, as_json: bool) -> None:
     """Start a stopped relay again, with the mail that is in its queue."""
-    from builder.launch.instances import find_instance, start_instance, wait_instance_ready
+    from builder.launch.instances import find_instance, start_instance
 
     instance = start_instance(find_instance(instances_folder(), identity))
-    with console.step(f"Wait until {instance.id} is ready"):
-        wait_instance_ready(instance)
     report(instance, as_json)
+    wait_ready(instance)
 
 
 @command.command(cls=Verb, example="builder instances delete i-0a1b2c3d")
@@ -67,8 +68,24 @@ def delete(identity: str) -> None:
     from builder.launch.instances import find_instance, stop_instance
 
     instance = find_instance(instances_folder(), identity)
-    stop_instance(instance, delete=True)
+    with console.step(f"Shut {instance.id} down"):
+        stop_instance(instance, delete=True)
     console.say(f"{instance.id} is deleted")
+
+
+def wait_ready(instance: Instance, *, seconds: float = 300) -> None:
+    """Wait until a relay takes mail; one that does not goes on running, and that is said."""
+    from builder.launch.instances import wait_instance_ready
+
+    try:
+        with console.step(f"Wait until {instance.id} is ready"):
+            wait_instance_ready(instance, timeout_seconds=seconds)
+    except (BuilderError, KeyboardInterrupt):
+        if instance.status == "running":
+            console.say(
+                f"{instance.id} goes on running; delete it with `builder instances delete {instance.id}`"
+            )
+        raise
 
 
 def describe(instance: Instance) -> dict[str, Any]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
 
-from builder import console
-from builder.cli.instances import report
+from builder.cli.instances import report, wait_ready
 from builder.cli.options import (
     accelerator_option,
     complete_image,
     find_image,
     instances_folder,
     json_option,
+    read_text,
 )
 from builder.cli.verbs import Verb
 from builder.errors import BuilderError
+
+# sshd(8), "AUTHORIZED_KEYS FILE FORMAT", without options before the type.
+_PUBLIC_KEY = re.compile(r"(?:ssh|ecdsa|sk)-\S+ [A-Za-z0-9+/]+={0,2}(?: [^\n]*)?")
 
 
 @click.command(
@@ -76,7 +80,7 @@ def command(
     """
     from builder.config import boot_config
     from builder.launch import HEALTH_PORT, SMTP_PORT, SSH_PORT, choose_accelerator
-    from builder.launch.instances import launch_instance, wait_instance_ready
+    from builder.launch.instances import launch_instance
     from builder.render import render_boot
 
     instance = launch_instance(
@@ -85,16 +89,22 @@ def command(
         folder=instances_folder(),
         accelerator=choose_accelerator(accelerator),
         forward={SMTP_PORT: smtp_port, HEALTH_PORT: health_port, SSH_PORT: 0},
-        public_key=ssh_key.read_text().strip() if ssh_key else None,
+        public_key=_public_key(ssh_key) if ssh_key else None,
         memory_mib=memory_mib,
         cpus=cpus,
     )
     report(instance, as_json)
-    if not wait_seconds:
-        return
-    try:
-        with console.step(f"Wait until {instance.id} is ready"):
-            wait_instance_ready(instance, timeout_seconds=wait_seconds)
-    except (BuilderError, KeyboardInterrupt):
-        console.say(f"{instance.id} goes on running; delete it with `builder instances delete {instance.id}`")
-        raise
+    if wait_seconds:
+        wait_ready(instance, seconds=wait_seconds)
+
+
+def _public_key(path: Path) -> str:
+    """Read a public key: one line that begins with its type. A private one would end up in the user data."""
+    text = read_text(path).strip()
+    if _PUBLIC_KEY.fullmatch(text):
+        return text
+    beside = path.with_name(f"{path.name}.pub")
+    raise BuilderError(
+        f"`{path}` is not a public key: one line such as `ssh-ed25519 AAAA… me` is expected",
+        hint=f"Give `--ssh-key {beside}`" if beside.exists() else "Make one with `ssh-keygen -t ed25519`",
+    )

@@ -94,6 +94,18 @@ def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
+def preset_option(help_text: str) -> Callable[[F], F]:
+    """Add `--preset` to a verb that takes no other configuration; without it, `ses`."""
+    return click.option(
+        "--preset",
+        metavar="NAME",
+        default="ses",
+        show_default=True,
+        shell_complete=lambda _ctx, _param, begun: presets_beginning(begun),
+        help=help_text,
+    )
+
+
 def base_option(function: F) -> F:
     """Add `--base`: a release by name, or a local image."""
     option = click.option(
@@ -130,6 +142,16 @@ def images_folder() -> Path:
 def instances_folder() -> Path:
     """Return the folder of the relays that were launched from these images."""
     return images_folder() / ".instances"
+
+
+def read_text(path: Path) -> str:
+    """Return a file that was named on the command line. Errors: BuilderError when it is not UTF-8 text."""
+    from builder.errors import BuilderError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise BuilderError(f"`{path}` is not UTF-8 text") from None
 
 
 def find_image(name_or_path: str) -> Path:

@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from builder import console
-from builder.cli.options import DEFAULT_CONFIG, ConfigFlags, ambient_region, config_options, json_option
-from builder.cli.verbs import Verb
+from builder.cli.options import (
+    DEFAULT_CONFIG,
+    ConfigFlags,
+    ambient_region,
+    config_options,
+    json_option,
+    read_text,
+)
+from builder.cli.verbs import Group, Verb
 
 if TYPE_CHECKING:
     from builder.config import ProviderChoice
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Store, describe and try the provider's credential in Secrets Manager; no value is ever printed."""
 
@@ -49,7 +56,7 @@ def put(flags: ConfigFlags, name: str | None, endpoint: str | None, file: Any) -
     config, region = find(flags, name)
     if file is None and not sys.stdin.isatty():
         file = sys.stdin
-    given = secrets.parse(file.read(), source=getattr(file, "name", "stdin")) if file else _ask(config)
+    given = _read(file, config) if file else _ask(config)
     version = secrets.put(config, given, region=region, endpoint=endpoint)
     console.out(version)
     console.say(f"Stored in `{config.secret_name}` in {region}. Next: `builder secret check`")
@@ -83,9 +90,8 @@ def check(flags: ConfigFlags, name: str | None, endpoint: str | None, ca: Path |
     from builder import secret as secrets
 
     config, region = find(flags, name)
-    console.out(
-        secrets.check(config, region=region, endpoint=endpoint, ca_pem=ca.read_text() if ca else None)
-    )
+    ca_pem = read_text(ca) if ca else None
+    console.out(secrets.check(config, region=region, endpoint=endpoint, ca_pem=ca_pem))
 
 
 def find(flags: ConfigFlags, name: str | None) -> tuple[ProviderChoice, str]:
@@ -111,6 +117,19 @@ def find(flags: ConfigFlags, name: str | None) -> tuple[ProviderChoice, str]:
         if choice.secret_name == name:
             return choice, region
     return config.model_copy(update={"secret": name}), region
+
+
+def _read(file: Any, config: ProviderChoice) -> dict[str, str]:
+    """Read the JSON object from a file or stdin; no error repeats anything of it."""
+    from builder import secret as secrets
+    from builder.errors import ConfigError
+
+    source, hint = getattr(file, "name", "stdin"), f"`builder presets {config.preset}` shows the fields"
+    try:
+        text = file.read()
+    except UnicodeDecodeError:
+        raise ConfigError(source, ["this is not UTF-8 text"], hint=hint) from None
+    return secrets.parse(text, source=source, hint=hint)
 
 
 def _ask(config: ProviderChoice) -> dict[str, str]:

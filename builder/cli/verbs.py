@@ -42,7 +42,31 @@ class Verb(click.Command):
                 formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
-class Verbs(click.Group):
+class Group(click.Group):
+    """A group that names the nearest command for one that is not there, and cuts no line of its help."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest command when there is no such command."""
+        names = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in names:
+            near = difflib.get_close_matches(args[0], names, n=1)
+            mend = f"Did you mean `{near[0]}`?" if near else f"There are {', '.join(names)}."
+            ctx.fail(f"There is no command `{args[0]}`. {mend}")
+        return super().resolve_command(ctx, args)
+
+    def describe_commands(self, ctx: click.Context) -> list[tuple[str, str]]:
+        """Return each command with its first sentence."""
+        return [(name, each.get_short_help_str(limit=200)) for name, each in self.commands.items()]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands in the order of the module, each sentence whole."""
+        with formatter.section("Commands"):
+            formatter.write_dl(self.describe_commands(ctx))
+
+
+class Verbs(Group):
     """A group whose commands are modules of this package; `--help` imports none of them."""
 
     def __init__(self, *, verbs: Mapping[str, str], **attributes: Any) -> None:
@@ -61,17 +85,6 @@ class Verbs(click.Group):
         command: click.Command = module.command
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Name the nearest verb when there is no such verb."""
-        if args and not args[0].startswith("-") and args[0] not in self.verbs:
-            near = difflib.get_close_matches(args[0], self.verbs, n=1)
-            mend = f"Did you mean `{near[0]}`?" if near else f"There are {', '.join(self.verbs)}."
-            ctx.fail(f"There is no command `{args[0]}`. {mend}")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the verbs from the table alone."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(self.verbs.items()))
+    def describe_commands(self, ctx: click.Context) -> list[tuple[str, str]]:
+        """Return the verbs from the table alone."""
+        return list(self.verbs.items())

@@ -39,6 +39,11 @@ def command(
     from builder.bake import verify_again
     from builder.verify import COLUMNS
 
+    if logs is not None and logs.exists() and any(logs.iterdir()):
+        raise BuilderError(
+            f"`{logs}` is not empty, and would be deleted once every check has passed",
+            hint="Name a folder for `--logs` that is not there yet",
+        )
     folder = find_image_folder(image)
     report = verify_again(folder, profile=profile or "standard", logs=logs, accelerator=accelerator)
     if as_json:

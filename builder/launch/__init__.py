@@ -6,14 +6,14 @@ An image is never written to: every guest has a disk of its own on top of it.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
+from builder import disk_image
 from builder.launch import qemu, seed
 from builder.launch.accelerator import Accelerator, choose_accelerator
-from builder.launch.guest import GuestFiles, QemuGuest, short_folder
+from builder.launch.guest import GuestFiles, QemuGuest
 from builder.launch.identity import new_identity
 from builder.launch.interface import (
     FORWARDED,
@@ -27,6 +27,7 @@ from builder.launch.interface import (
     Launcher,
 )
 from builder.launch.qemu import Machine
+from builder.scratch import Scratch
 
 __all__ = [
     "HEALTH_PORT",
@@ -64,10 +65,10 @@ def launch_qemu(
     """
     wanted = dict(forward) if isinstance(forward, Mapping) else dict.fromkeys(forward, 0)
     qemu.find_qemu()
-    image_format = qemu.check_image(image)
-    work = Path(tempfile.mkdtemp(prefix="builder-guest-"))
-    sockets = short_folder()
-    try:
+    checked = disk_image.check(image, disk_image.BAKED)
+    with ExitStack() as made:
+        work = made.enter_context(Scratch("guest"))
+        sockets = made.enter_context(Scratch("sockets", short=True))
         qemu.check_free_space(work)
         key = work / "id_ed25519" if login else None
         if key is not None:
@@ -87,14 +88,10 @@ def launch_qemu(
         if logs is not None:
             logs.mkdir(parents=True, exist_ok=True)
             machine.serial.unlink(missing_ok=True)
-        qemu.create_overlay(image, image_format, machine.disk)
+        disk_image.create_overlay(checked, machine.disk)
         seed.write_seed(machine.seed, user_data=user_data, instance_id=identity, work=work / "seed")
-        guest = QemuGuest(machine, GuestFiles(work=work, logs=logs or work, key=key))
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(sockets, ignore_errors=True)
-        raise
-    return _started(guest)
+        files = GuestFiles(folders=made.pop_all(), logs=logs or work, keeps_logs=logs is not None, key=key)
+    return _started(QemuGuest(machine, files))
 
 
 def _started(guest: QemuGuest) -> QemuGuest:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,10 +26,11 @@ _START_SECONDS = 15
 
 @dataclass(frozen=True)
 class GuestFiles:
-    """The folder of one guest: `work` is deleted at the end, `logs` stays when it is another one."""
+    """What one guest has on this machine: `folders` go with it, and `logs` too unless `keeps_logs`."""
 
-    work: Path
+    folders: contextlib.ExitStack
     logs: Path
+    keeps_logs: bool
     key: Path | None
 
     @property
@@ -101,8 +101,11 @@ class QemuGuest:
         self._time_to_ready = None
         self._last_health = "no answer yet"
         self._powered_on = time.monotonic()
-        argv = [*qemu.dies_with_us(), *qemu.command_line(self._qemu, self.machine)]
-        self._running = process.Running(argv, log=self._files.qemu_log)
+        self._running = process.Running(
+            qemu.command_line(self._qemu, self.machine),
+            log=self._files.qemu_log,
+            when_we_die=signal.SIGKILL,
+        )
         deadline = time.monotonic() + _START_SECONDS
         while True:
             self._check_alive()
@@ -231,7 +234,7 @@ class QemuGuest:
         return GuestError(
             f"{message}; the last lines of its console:\n{tail(self.serial_log)}",
             hint=f"The whole console is in `{self.serial_log}`"
-            if self._files.logs != self._files.work
+            if self._files.keeps_logs
             else "Give a folder for the logs to keep the whole console",
         )
 
@@ -286,8 +289,7 @@ class QemuGuest:
     def close(self) -> None:
         """Switch off and delete every file of the guest; the logs stay where a folder was given."""
         self.stop()
-        shutil.rmtree(self._files.work, ignore_errors=True)
-        shutil.rmtree(self.machine.qmp.parent, ignore_errors=True)
+        self._files.folders.close()
 
 
 # The card is found by its address, because its name depends on the release. It takes a moment to appear, and
@@ -306,15 +308,10 @@ exit 1
 """
 
 
-def short_folder() -> Path:
-    """Create a folder for sockets: their whole path must stay below 108 bytes (unix(7))."""
-    return Path(tempfile.mkdtemp(prefix="builder-"))
-
-
 def tail(path: Path, lines: int = 15) -> str:
     """Return the last lines of a log, indented; says so when there is nothing."""
     try:
-        text = path.read_text(errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
     kept = [line.rstrip() for line in text.replace("\r", "").splitlines() if line.strip()][-lines:]

@@ -19,17 +19,22 @@ from typing import Any, Literal
 import psutil
 from filelock import FileLock, Timeout
 
-from builder import process
+from builder import console, disk_image, process, scratch, workspace
 from builder.errors import BuilderError, CommandError
 from builder.launch import health, qemu, qmp, seed
 from builder.launch.accelerator import Accelerator, choose_accelerator
-from builder.launch.guest import short_folder, tail
+from builder.launch.guest import tail
 from builder.launch.identity import new_identity
 from builder.launch.interface import FORWARDED, HEALTH_PORT, SMTP_PORT, Address, GuestError
 from builder.launch.qemu import Machine
 
 SCHEMA = 1
 Status = Literal["running", "stopped"]
+_TYPES: Mapping[str, Any] = {
+    **dict.fromkeys(("image", "socket", "started"), str),
+    **dict.fromkeys(("memory_mib", "cpus", "pid"), int),
+    "pid_created": (int, float),
+}
 
 
 @dataclass(frozen=True)
@@ -120,50 +125,73 @@ def launch_instance(
     `public_key` lets its owner log in as `probe`. A start that fails leaves nothing. Errors: BuilderError.
     """
     qemu.find_qemu()
-    image_format = qemu.check_image(image)
+    checked = disk_image.check(image, disk_image.BAKED)
     identity = new_identity()
     home = folder / identity
-    home.mkdir(parents=True)
-    sockets = short_folder()
-    try:
-        qemu.check_free_space(home)
-        if public_key is not None:
-            user_data = seed.add_login(user_data, public_key)
-        instance = Instance(
-            id=identity,
-            image=str(image.resolve()),
-            image_stamp=_stamp(image),
-            folder=str(home.resolve()),
-            socket=str(sockets / "qmp"),
-            ports=qemu.choose_ports(forward or dict.fromkeys(FORWARDED, 0)),
-            accelerator=accelerator or choose_accelerator(),
-            memory_mib=memory_mib,
-            cpus=cpus,
-            started=_now(),
-        )
-        qemu.create_overlay(image, image_format, instance.disk)
-        seed.write_seed(home / "seed.iso", user_data=user_data, instance_id=identity, work=home / "seed")
-        return _power_on(instance)
-    except BaseException:
-        shutil.rmtree(home, ignore_errors=True)
-        shutil.rmtree(sockets, ignore_errors=True)
-        _state_file(home).unlink(missing_ok=True)
-        raise
+    workspace.make_folder(folder)
+    _clear_unfinished(folder)
+    with _lock(home):
+        home.mkdir()
+        sockets = scratch.lasting("relay")
+        try:
+            qemu.check_free_space(home)
+            if public_key is not None:
+                user_data = seed.add_login(user_data, public_key)
+            instance = Instance(
+                id=identity,
+                image=str(image.resolve()),
+                image_stamp=_stamp(image),
+                folder=str(home.resolve()),
+                socket=str(sockets / "qmp"),
+                ports=qemu.choose_ports(forward or dict.fromkeys(FORWARDED, 0)),
+                accelerator=accelerator or choose_accelerator(),
+                memory_mib=memory_mib,
+                cpus=cpus,
+                started=_now(),
+            )
+            disk_image.create_overlay(checked, instance.disk)
+            seed.write_seed(home / "seed.iso", user_data=user_data, instance_id=identity, work=home / "seed")
+            return _power_on(instance)
+        except BaseException:
+            shutil.rmtree(home, ignore_errors=True)
+            shutil.rmtree(sockets, ignore_errors=True)
+            for path in (_state_file(home), _lock_file(home)):
+                path.unlink(missing_ok=True)
+            raise
+
+
+def _clear_unfinished(folder: Path) -> None:
+    """Delete what a launch left that was killed before it had written its state file."""
+    for home in folder.glob("i-*/"):
+        with contextlib.suppress(Timeout), FileLock(_lock_file(home), timeout=0):
+            if not home.is_dir() or _state_file(home).exists():
+                continue
+            with contextlib.suppress(OSError, ValueError, psutil.Error):
+                running = psutil.Process(int((home / "qemu.pid").read_text(encoding="utf-8")))
+                if any(str(home.resolve()) in word for word in running.cmdline()):
+                    running.kill()
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def list_instances(folder: Path) -> list[Instance]:
-    """Return the instances that were started in a folder, oldest first; unreadable files are passed over."""
+    """Return the instances that were started in a folder, oldest first; a spoilt file is warned about."""
     found = []
     for path in folder.glob("i-*.json"):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        try:
             found.append(_read(path))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            console.warn(
+                f"`{path}` is not the state of a relay ({type(error).__name__}: {error}); if it still runs, "
+                f"`{path.with_suffix('') / 'qemu.pid'}` has its process. Delete both to be rid of it"
+            )
     return sorted(found, key=lambda instance: (instance.started, instance.id))
 
 
 def find_instance(folder: Path, identity: str) -> Instance:
     """Return the instance with that id, or with the only id that begins so; BuilderError otherwise."""
     known = list_instances(folder)
-    matches = [instance for instance in known if instance.id.startswith(identity)]
+    # An empty id is a shell variable that nobody set: it must not mean the only relay there is.
+    matches = [instance for instance in known if identity and instance.id.startswith(identity)]
     if len(matches) == 1:
         return matches[0]
     said = "more than one instance begins with" if matches else "there is no instance"
@@ -184,21 +212,26 @@ def start_instance(instance: Instance) -> Instance:
     qemu.check_free_space(Path(instance.folder))
     qemu.choose_ports(instance.ports)
     Path(instance.socket).parent.mkdir(mode=0o700, exist_ok=True)
-    return _power_on(replace(instance, started=_now()))
+    with _lock(Path(instance.folder)):
+        return _power_on(replace(instance, started=_now()))
 
 
 def stop_instance(instance: Instance, *, delete: bool = False, timeout_seconds: float = 90) -> None:
     """Shut an instance down in order, by force after `timeout_seconds`. Its disk stays unless `delete`."""
-    with _lock(instance):
+    home = Path(instance.folder)
+    with _lock(home):
         running = instance._process()
         if running is not None:
             _end(instance, running, timeout_seconds)
-        shutil.rmtree(Path(instance.socket).parent, ignore_errors=True)
+        # Not `rmtree`: the path comes from a file that people can edit.
+        with contextlib.suppress(OSError):
+            Path(instance.socket).unlink(missing_ok=True)
+            Path(instance.socket).parent.rmdir()
         if delete:
-            shutil.rmtree(instance.folder, ignore_errors=True)
-            _state_file(Path(instance.folder)).unlink(missing_ok=True)
+            shutil.rmtree(home, ignore_errors=True)
+            _state_file(home).unlink(missing_ok=True)
     if delete:
-        _lock_file(instance).unlink(missing_ok=True)
+        _lock_file(home).unlink(missing_ok=True)
 
 
 def wait_instance_ready(instance: Instance, *, timeout_seconds: float = 300) -> float:
@@ -220,23 +253,22 @@ def wait_instance_ready(instance: Instance, *, timeout_seconds: float = 300) -> 
 
 
 def _power_on(instance: Instance) -> Instance:
-    machine = instance._machine()
+    """Start QEMU and write the state file; called with the lock held."""
     pid_file = Path(instance.folder) / "qemu.pid"
-    with _lock(instance):
-        pid_file.unlink(missing_ok=True)
-        try:
-            process.run(qemu.command_line(qemu.find_qemu(), machine))
-        except CommandError as error:
-            for guest, host in instance.ports.items():
-                if f"127.0.0.1:{host}-" in error.output:
-                    raise qemu.port_taken(host, guest) from error
-            raise _error(instance, f"QEMU could not start: {error.output.strip()}") from error
-        pid = int(pid_file.read_text())
-        try:
-            instance = replace(instance, pid=pid, pid_created=psutil.Process(pid).create_time())
-        except psutil.NoSuchProcess as error:
-            raise _error(instance, f"`{instance.id}` ended as soon as it had started") from error
-        _write(instance)
+    pid_file.unlink(missing_ok=True)
+    try:
+        process.run(qemu.command_line(qemu.find_qemu(), instance._machine()))
+    except CommandError as error:
+        for guest, host in instance.ports.items():
+            if f"127.0.0.1:{host}-" in error.output:
+                raise qemu.port_taken(host, guest) from error
+        raise _error(instance, f"QEMU could not start: {error.output.strip()}") from error
+    pid = int(pid_file.read_text(encoding="utf-8"))
+    try:
+        instance = replace(instance, pid=pid, pid_created=psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess as error:
+        raise _error(instance, f"`{instance.id}` ended as soon as it had started") from error
+    _write(instance)
     return instance
 
 
@@ -266,16 +298,15 @@ def _gone(running: psutil.Process, seconds: float) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(instance: Instance) -> Iterator[None]:
+def _lock(home: Path) -> Iterator[None]:
     try:
-        with FileLock(_lock_file(instance), timeout=120):
+        with FileLock(_lock_file(home), timeout=120):
             yield
     except Timeout as error:
-        raise BuilderError(f"Another command is starting or stopping `{instance.id}`") from error
+        raise BuilderError(f"Another command is starting or stopping `{home.name}`") from error
 
 
-def _lock_file(instance: Instance) -> Path:
-    home = Path(instance.folder)
+def _lock_file(home: Path) -> Path:
     return home.with_name(f".{home.name}.lock")
 
 
@@ -291,11 +322,18 @@ def _write(instance: Instance) -> None:
 
 
 def _read(path: Path) -> Instance:
-    raw: dict[str, Any] = json.loads(path.read_text())
-    raw["ports"] = {int(guest): host for guest, host in raw["ports"].items()}
+    """Read a state file. Its folder is the one beside it, wherever the images were moved to."""
+    raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    raw["ports"] = {int(guest): int(host) for guest, host in raw["ports"].items()}
     raw["accelerator"] = Accelerator(**raw["accelerator"])
     raw["image_stamp"] = tuple(raw["image_stamp"])
-    return Instance(**raw)
+    raw["folder"] = str(path.with_suffix("").resolve())
+    instance = Instance(**raw)
+    if instance.schema != SCHEMA or instance.id != path.stem or not set(FORWARDED) <= raw["ports"].keys():
+        raise ValueError("its schema, id or ports are not those of a relay")
+    if not all(isinstance(value, _TYPES[name]) for name, value in raw.items() if name in _TYPES):
+        raise TypeError("a value is of another type")
+    return instance
 
 
 def _stamp(image: Path) -> tuple[int, int]:

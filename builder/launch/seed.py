@@ -45,7 +45,7 @@ def make_key(path: Path) -> str:
         "ssh-keygen", to="log in to the guest", install="sudo apt install openssh-client"
     )
     process.run([ssh_keygen, "-q", "-t", "ed25519", "-N", "", "-C", "builder", "-f", path])
-    return path.with_name(path.name + ".pub").read_text()
+    return path.with_name(path.name + ".pub").read_text(encoding="utf-8")
 
 
 def write_seed(iso: Path, *, user_data: str, instance_id: str, work: Path) -> None:
@@ -63,6 +63,6 @@ def write_seed(iso: Path, *, user_data: str, instance_id: str, work: Path) -> No
     }
     work.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        (work / name).write_text(text)
+        (work / name).write_text(text, encoding="utf-8")
     argv: list[str | Path] = [xorriso, "-as", "mkisofs", "-quiet", "-o", iso, "-V", "cidata", "-J", "-r"]
     process.run(argv + [work / name for name in files])

@@ -19,7 +19,6 @@ A mistake gets 400 and `{"error": …, "hint": …}`.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +31,7 @@ from builder.errors import BuilderError
 from builder.standin.behaviour import Behaviour, behaviour_from_json
 from builder.standin.journal import NotSeenError
 from builder.standin.provider import Provider
+from builder.standin.server import LocalServer
 
 _LONGEST_WAIT_SECONDS = 600.0
 
@@ -45,50 +45,22 @@ class _Asked:
     body: Any
 
 
-class Control:
-    """The interface to one provider, on a free port of loopback between `start` and `stop`."""
+class Control(LocalServer):
+    """The interface to one provider; the provider goes on when it stops."""
+
+    title = "control interface"
 
     def __init__(self, provider: Provider, *, port: int = 0) -> None:
+        super().__init__(port=port)
         self._provider = provider
-        self._wanted_port = port
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Control:
-        self.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Start to listen. Errors: BuilderError when the port is taken."""
-        try:
-            self._server = _Server(("127.0.0.1", self._wanted_port), self._provider)
-        except OSError as error:
-            raise BuilderError(
-                f"The control interface cannot listen on port {self._wanted_port}: {error}",
-                hint="Give it another port, or 0 for a free one",
-            ) from error
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), name="stand-in control", daemon=True
-        )
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop to listen; the provider goes on."""
-        if self._server is not None and self._thread is not None:
-            self._server.shutdown()
-            self._thread.join(10)
-            self._server.server_close()
-            self._server = self._thread = None
+    def _listen(self, address: str, port: int) -> _Server:
+        return _Server((address, port), self._provider)
 
     @property
     def url(self) -> str:
         """The address of the interface."""
-        if self._server is None:
-            raise BuilderError("The control interface is not running", hint="Use it in a `with` block")
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return self.endpoint
 
 
 def call(url: str, method: str, path: str, body: Any = None, *, timeout_seconds: float = 30) -> Any:

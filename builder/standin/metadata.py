@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from builder.errors import BuilderError
+from builder.standin.server import LocalServer
 
 _TOKEN_HEADER = "x-aws-ec2-metadata-token"  # noqa: S105 (the name of a header)
 _TTL_HEADER = "x-aws-ec2-metadata-token-ttl-seconds"
@@ -52,8 +52,10 @@ class _Failure:
     times: int | None
 
 
-class Metadata:
+class Metadata(LocalServer):
     """A local metadata service of one instance."""
+
+    title = "metadata stand-in"
 
     def __init__(
         self,
@@ -66,7 +68,7 @@ class Metadata:
         address: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
-        self._wanted = (address, port)
+        super().__init__(address=address, port=port)
         self._lock = threading.Lock()
         self._values = _instance_values(region, instance_id)
         self._failures: list[_Failure] = []
@@ -75,52 +77,9 @@ class Metadata:
         self._role = role
         self._access_key_id = access_key_id
         self._credentials_seconds = credentials_seconds
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
 
-    # -- life
-
-    def __enter__(self) -> Metadata:
-        self.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Start to listen. Errors: BuilderError when the port is taken."""
-        try:
-            self._server = _Server(self._wanted, self)
-        except OSError as error:
-            raise BuilderError(
-                f"The metadata stand-in cannot listen on {self._wanted[0]} port {self._wanted[1]}: {error}",
-                hint="Give it another port, or 0 for a free one",
-            ) from error
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), name="metadata stand-in", daemon=True
-        )
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop; what was recorded can still be read."""
-        if self._server is None or self._thread is None:
-            return
-        self._server.shutdown()
-        self._thread.join(10)
-        self._server.server_close()
-        self._server = self._thread = None
-
-    @property
-    def port(self) -> int:
-        """The port it listens on."""
-        if self._server is None:
-            raise BuilderError("The metadata stand-in is not running", hint="Use it in a `with` block")
-        return self._server.server_port
-
-    @property
-    def endpoint(self) -> str:
-        """The address for clients on this machine."""
-        return f"http://{self._wanted[0]}:{self.port}"
+    def _listen(self, address: str, port: int) -> _Server:
+        return _Server((address, port), self)
 
     # -- what it says
 

@@ -45,7 +45,7 @@ from moto.moto_server.werkzeug_app import (
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from builder import aws
-from builder.errors import BuilderError
+from builder.standin.server import LocalServer
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -103,8 +103,10 @@ class _Set:
     operation: str | None
 
 
-class SecretsManager:
+class SecretsManager(LocalServer):
     """A local Secrets Manager; with `access_keys` it refuses requests signed with any other key."""
+
+    title = "Secrets Manager stand-in"
 
     def __init__(
         self,
@@ -114,65 +116,25 @@ class SecretsManager:
         port: int = 0,
         access_keys: Sequence[str] | None = None,
     ) -> None:
+        super().__init__(address=address, port=port)
         self.region = region
         self.access_keys = None if access_keys is None else set(access_keys)
-        self._wanted = (address, port)
-        self._server: BaseWSGIServer | None = None
-        self._thread: threading.Thread | None = None
         self._client: SecretsManagerClient | None = None
         self._names: set[str] = set()
         self._front = _Front(self)
 
-    # -- life
-
-    def __enter__(self) -> SecretsManager:
-        self.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Start to listen. Errors: BuilderError when the port is taken."""
-        address, port = self._wanted
-        try:
-            self._server = make_server(
-                address, port, self._front, threaded=True, request_handler=_SilentHandler
-            )
-        except (OSError, SystemExit) as error:
-            raise BuilderError(
-                f"The Secrets Manager stand-in cannot listen on {address} port {port}",
-                hint="Give it another port, or 0 for a free one",
-            ) from error
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), name="secrets stand-in", daemon=True
-        )
-        self._thread.start()
+    def _listen(self, address: str, port: int) -> BaseWSGIServer:
+        return make_server(address, port, self._front, threaded=True, request_handler=_SilentHandler)
 
     def stop(self) -> None:
         """Stop, and delete what was put here."""
-        if self._server is None or self._thread is None:
-            return
-        for name in tuple(self._names):
-            self.delete(name)
-        self._server.shutdown()
-        self._thread.join(10)
-        self._server.server_close()
+        if self.is_running:
+            for name in tuple(self._names):
+                self.delete(name)
+        super().stop()
         if self._client is not None:
             self._client.close()
-        self._server = self._thread = self._client = None
-
-    @property
-    def port(self) -> int:
-        """The port it listens on."""
-        if self._server is None:
-            raise BuilderError("The Secrets Manager stand-in is not running", hint="Use it in a `with` block")
-        return int(self._server.port)
-
-    @property
-    def endpoint(self) -> str:
-        """The address for clients on this machine."""
-        return f"http://{self._wanted[0]}:{self.port}"
+            self._client = None
 
     # -- secrets
 

@@ -12,11 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from builder import console
+from builder import console, disk_image
 from builder.config import RelayConfig
 from builder.launch import Accelerator, Launcher, choose_accelerator, launch_qemu
 from builder.launch.guest import QemuGuest
-from builder.launch.qemu import check_image
 from builder.record import Profile
 from builder.verify.report import COLUMNS, CheckResult, VerifyReport, read_report
 from builder.verify.runner import Run, check_first_boot, check_sealed, check_second_boot
@@ -45,7 +44,7 @@ def verify(
     folder for temporary files when not given); the report names it. Errors: BuilderError when there is
     nothing to check: no image, no QEMU, no space.
     """
-    image_format = check_image(image)
+    image_format = disk_image.check(image, disk_image.BAKED).format
     chosen = accelerator or choose_accelerator()
     folder = logs or Path(tempfile.mkdtemp(prefix="builder-verify-logs-"))
     run = Run(image, config, profile, launcher or qemu_launcher(chosen), folder)

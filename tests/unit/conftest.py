@@ -8,9 +8,12 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from builder.standin.provider import Provider
 
 # Of the user's environment a unit test sees only these.
 _KEPT = (
@@ -107,3 +110,13 @@ def _clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUILDER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("BUILDER_IMAGES", str(tmp_path / "images"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    """A provider stand-in with the user of `standin_client`; nothing may go wrong inside it."""
+    from tests.unit.standin_client import new_provider  # the stand-in takes half a second to import
+
+    with new_provider() as running:
+        yield running
+        assert running.errors == ()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from builder import base, base_store
+from builder import base
 from builder.errors import BuilderError, ToolError
 from tests.fakes import FakeTools
 from tests.unit.test_base_store import make_base
@@ -49,6 +52,24 @@ def test_a_built_base_is_found_by_name() -> None:
     assert base.resolve("debian-12", arch="amd64") == cached
 
 
+def test_an_arm64_machine_bakes_from_what_its_qemu_boots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    cached = make_base()
+    assert base.resolve("debian-12") == cached
+
+
+@pytest.mark.allow_programs(Path(sys.executable).name)
+def test_a_cached_base_is_found_without_what_downloads_one() -> None:
+    make_base()
+    script = (
+        "import sys; from builder import base; base.resolve('debian-12', arch='amd64'); print(*sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert {"requests", "urllib3", "stamina"} & set(done.stdout.split()) == set()
+
+
 def test_a_base_that_was_not_built_yet_says_how() -> None:
     with pytest.raises(BuilderError) as caught:
         base.resolve("debian-13", arch="amd64")
@@ -80,7 +101,7 @@ def test_a_given_file_is_recorded_with_its_digest(image: Path) -> None:
     assert found.sha256 == hashlib.sha256(DISK).hexdigest()
     assert found.size_bytes == len(DISK)
     assert found.path == image
-    assert (found.verified, found.release, found.arch) == ("given", None, base_store.host_arch())
+    assert (found.verified, found.release, found.arch) == ("given", None, "amd64")
 
 
 @pytest.mark.parametrize(

@@ -256,3 +256,11 @@ def test_sums_are_read_in_both_forms_and_noise_is_skipped() -> None:
 def test_the_hint_names_the_file_to_get_another_way() -> None:
     image: CloudImage = cloud_image("ubuntu-24.04", "amd64")
     assert NAME in base_download.build_hint(image)
+
+
+def test_a_way_that_leaves_https_is_refused() -> None:
+    asked = "https://cloud-images.ubuntu.com/SHA256SUMS"
+    base_download.require_https(asked, [asked, "https://mirror.example/SHA256SUMS"])
+    base_download.require_https("http://127.0.0.1/SHA256SUMS", ["http://127.0.0.1/SHA256SUMS"])
+    with pytest.raises(BuilderError, match="leads to `http://portal.example/`, which is not HTTPS"):
+        base_download.require_https(asked, [asked, "http://portal.example/", "https://mirror.example/"])

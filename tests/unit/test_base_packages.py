@@ -28,7 +28,8 @@ TARGETS = (
 def _apt(fake_tool: FakeTools, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_tool("apt-get", f"printf '%s' '{TARGETS}'")
     fake_tool("apt-config", "exit 0")
-    monkeypatch.setattr(base_packages, "_own_codename", lambda: "bookworm")
+    own = {"ID": "debian", "VERSION_CODENAME": "bookworm"}
+    monkeypatch.setattr(base_packages, "_own", own.__getitem__)
 
 
 def names(suites: list[Suite]) -> list[tuple[str, str]]:
@@ -62,7 +63,14 @@ def test_a_machine_without_lists_is_told_to_update(fake_tool: FakeTools) -> None
 def test_ubuntu_needs_a_mirror_on_a_debian_machine() -> None:
     with pytest.raises(BuilderError, match="no package lists of Ubuntu") as caught:
         base_packages.suites(get_release("ubuntu-24.04"))
-    assert "builder base build ubuntu-24.04 --mirror URL" in (caught.value.hint or "")
+    # `apt-get update` would bring no Ubuntu to a Debian machine.
+    assert caught.value.hint == "Give the mirror: `builder base build ubuntu-24.04 --mirror URL`"
+
+
+@pytest.mark.parametrize("mirror", ["notaurl", "mirror.example/ubuntu", "http://", "http://a b/", ""])
+def test_a_mirror_that_is_no_address_is_refused_at_once(mirror: str) -> None:
+    with pytest.raises(BuilderError, match=f"`{mirror}` is not the address of a package mirror"):
+        base_packages.suites(get_release("debian-12"), mirror=mirror)
 
 
 def test_a_given_mirror_is_used_with_updates_and_security(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,8 @@ exit 25;; esac
 """
 )
 
+pytestmark = pytest.mark.allow_programs("setpriv")
+
 
 def command(suites: list[Suite] = SUITES, options: Mapping[str, str] | None = None) -> list[str]:
     return base_rootfs.command(

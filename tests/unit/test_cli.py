@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -137,6 +138,47 @@ def test_an_error_ends_with_1_and_shows_no_traceback(
     assert (code, out, err) == (1, "", "error: It broke\n\nhint: Mend it\n")
 
 
+def test_a_file_that_the_machine_refuses_is_an_error_without_a_traceback(
+    fail_with: FailWith, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(PermissionError(errno.EACCES, "Permission denied", "images/.locks"))
+
+    code, out, err = run(capsys, "presets")
+
+    assert (code, out) == (1, "")
+    assert err.startswith("error: Cannot read or write `images/.locks`: Permission denied\n\nhint: ")
+
+
+@pytest.mark.parametrize("path", [None, "images/x"])
+def test_a_full_disk_is_an_error_that_says_where_builder_writes(
+    path: str | None, fail_with: FailWith, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(OSError(errno.ENOSPC, "No space left on device", path))
+
+    code, _out, err = run(capsys, "presets")
+
+    assert code == 1
+    assert err.startswith("error: The disk is full")
+    assert "BUILDER_CACHE" in err
+    assert (path or "") in err
+
+
+def test_a_fault_of_our_own_still_crashes(fail_with: FailWith) -> None:
+    fail_with(OSError(errno.EINVAL, "Invalid argument"))
+
+    with pytest.raises(OSError, match="Invalid argument"):
+        main(["presets"])
+
+
+def test_a_file_where_a_folder_is_wanted_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+
+    code, _out, err = run(capsys, "render", "--preset", "gmail", "--out", str(tmp_path / "file" / "out"))
+
+    assert code == 1
+    assert f"Cannot read or write `{tmp_path}/file/out" in err
+
+
 def test_debug_shows_the_traceback_too(fail_with: FailWith, capsys: pytest.CaptureFixture[str]) -> None:
     fail_with(BuilderError("It broke"))
 
@@ -188,6 +230,17 @@ def test_a_signal_lets_every_with_block_clean_up(number: signal.Signals, code: i
 
 
 @pytest.mark.allow_programs("python", "python3", "python3.11")
+def test_ctrl_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+    early = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(builder.cli.__file__).parents[2]}"}
+
+    command = [sys.executable, "-m", "builder", "presets"]
+    done = subprocess.run(command, env=early, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.allow_programs("python", "python3", "python3.11")
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -197,6 +250,57 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     os.close(writing)
 
     assert done.stderr == ""
+
+
+@pytest.mark.allow_programs("python", "python3", "python3.11")
+def test_a_full_stdout_is_an_error_of_one_line() -> None:
+    command = [sys.executable, "-m", "builder", "presets", "ses"]
+
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: The disk is full")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.allow_programs("sh")
+def test_a_closed_stdout_is_no_error() -> None:
+    command = ["sh", "-c", f"exec '{sys.executable}' -m builder presets >&-"]
+
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.allow_programs("python", "python3", "python3.11")
+def test_a_locale_without_the_character_does_not_end_the_output() -> None:
+    script = "import builder.cli; builder.cli.main(['presets', 'ses'])"
+    latin = {**os.environ, "PYTHONIOENCODING": "latin-1:strict"}
+
+    done = subprocess.run([sys.executable, "-c", script], env=latin, capture_output=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u2026" in done.stdout
+
+
+@pytest.mark.parametrize("group", ["base", "instances", "secret"])
+def test_a_mistyped_subcommand_names_those_there_are(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = importlib.import_module(f"builder.cli.{group}").command
+
+    code, out, err = run(capsys, group, "frobnicate")
+
+    assert (code, out) == (2, "")
+    assert "There is no command `frobnicate`." in err
+    assert all(name in err for name in command.commands)
+
+
+@pytest.mark.parametrize("group", ["base", "instances", "secret"])
+def test_the_help_of_a_group_cuts_no_sentence(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _code, out, _err = run(capsys, group, "--help")
+
+    assert "..." not in out.partition("Commands:")[2]
 
 
 @pytest.mark.allow_programs("bash")

@@ -74,6 +74,88 @@ def test_an_image_is_found_by_name_folder_and_file(baked: Path, capsys: pytest.C
     assert len({out for _code, out, _err in shown}) == 1
 
 
+@pytest.mark.parametrize("spoil", ["folder", "text", "bytes"])
+def test_a_spoilt_record_does_not_hide_the_others(
+    spoil: str, baked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = baked.parent / "spoilt" / "record.json"
+    record.parent.mkdir()
+    if spoil == "folder":
+        record.mkdir()
+    else:
+        record.write_bytes(b"{" if spoil == "text" else b"\xff\xfe")
+
+    code, out, err = run(capsys, "images", "--json")
+
+    assert code == 0
+    assert [each["name"] for each in json.loads(out)] == [baked.name]
+    assert str(record) in err
+    assert run(capsys, "images", "spoilt")[0] == 1
+
+
+@pytest.mark.parametrize("report", [{"a": 1}, {"checks": 5}, {"checks": ["x"]}])
+def test_a_spoilt_report_says_how_to_get_a_new_one(
+    report: dict[str, object], baked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = records.load(baked)
+    records.save(record.model_copy(update={"verify": report}), baked)
+
+    code, _out, err = run(capsys, "images", baked.name)
+
+    assert code == 1
+    assert f"builder verify {baked.name}" in err
+
+
+def test_a_record_cannot_name_a_file_elsewhere(baked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = baked / "record.json"
+    path.write_text(path.read_text().replace("relay.qcow2", "../../other.qcow2"))
+
+    code, _out, err = run(capsys, "launch", baked.name)
+
+    assert code == 1
+    assert "is not a record that this builder can read: artifact.file" in err
+
+
+def test_a_folder_with_files_is_not_taken_for_logs_that_may_be_deleted(
+    baked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+
+    code, _out, err = run(capsys, "verify", baked.name, "--logs", str(tmp_path / "mine"))
+
+    assert code == 1
+    assert "is not empty" in err
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "Ses", "-x", "x" * 64])
+def test_a_name_that_no_image_can_have_is_refused_before_anything_is_looked_for(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _out, err = run(
+        capsys, "bake", "--preset", "gmail", "--base", "nothing", f"--name={name}", "--dry-run"
+    )
+
+    assert code == 1
+    assert f"`{name}` cannot be the name of an image" in " ".join(err.split())
+
+
+def test_a_private_key_never_gets_into_the_user_data(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "id_ed25519"
+    key.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n-----END OPENSSH PRIVATE KEY-----\n")
+    key.with_name("id_ed25519.pub").write_text("ssh-ed25519 AAAA me\n")
+
+    code, _out, err = run(capsys, "launch", str(image), "--ssh-key", str(key))
+
+    assert code == 1
+    assert f"`{key}` is not a public key" in err
+    assert f"--ssh-key {key}.pub" in err
+    assert "hunter2" not in err
+
+
 def test_no_image_is_no_error_and_says_how_to_make_one(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "images")
 

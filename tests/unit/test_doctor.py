@@ -84,7 +84,7 @@ def test_every_missing_package_is_in_one_command() -> None:
 
 
 def test_a_disk_is_examined_before_its_folder_exists(tmp_path: Path) -> None:
-    finding = doctor.check_disk("images", tmp_path / "not" / "yet")
+    finding = doctor.check_disk("images", tmp_path / "not" / "yet", "BUILDER_IMAGES")
 
     assert finding.status in ("ok", "too little")
     assert " GB free" in finding.found
@@ -93,10 +93,54 @@ def test_a_disk_is_examined_before_its_folder_exists(tmp_path: Path) -> None:
 def test_a_small_disk_says_how_much_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_NEEDED_BYTES", 10**18)
 
-    finding = doctor.check_disk("cache", tmp_path)
+    finding = doctor.check_disk("cache", tmp_path, "BUILDER_CACHE")
 
     assert finding.status == "too little"
     assert finding.mend == "Free some space, or set BUILDER_CACHE to a folder on another disk"
+
+
+@pytest.fixture
+def all_tools(fake_tool: FakeTools) -> None:
+    """Every program answers."""
+    for tool in doctor.TOOLS:
+        fake_tool(tool.name, "echo 99.0")
+    fake_tool("packer", "echo Packer v1.6.6")
+
+
+@pytest.mark.usefixtures("all_tools")
+def test_a_file_in_place_of_the_cache_is_a_finding_and_no_crash(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+
+    found = doctor.examine(images=file / "images", cache=file, network=False)
+
+    disks = {each.name: each for each in found if each.status == "not usable" and "disk" in each.name}
+    assert disks["disk for cache"].found == f"`{file}` is not a folder"
+    assert disks["disk for images"].found == f"`{file}` is not a folder"
+    assert disks["disk for images"].mend == "Set BUILDER_IMAGES to a folder that you may write to"
+
+
+def test_a_folder_that_may_not_be_written_to_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+
+    finding = doctor.check_disk("images", tmp_path, "BUILDER_IMAGES")
+
+    assert (finding.status, finding.found) == ("not usable", f"`{tmp_path}` may not be written to")
+
+
+@pytest.mark.usefixtures("all_tools")
+def test_the_disk_for_temporary_files_is_examined(tmp_path: Path) -> None:
+    found = doctor.examine(images=tmp_path, cache=tmp_path, network=False)
+
+    assert "disk for temporary files" in {finding.name for finding in found}
+
+
+def test_the_package_mirror_is_asked_without_a_cache(fake_tool: FakeTools) -> None:
+    fake_tool.only()
+
+    assert doctor.check_mirror().status == "not reachable"
 
 
 def test_a_missing_keyring_is_no_hindrance(tmp_path: Path) -> None:
@@ -119,11 +163,8 @@ def test_aws_without_credentials_shows_how_to_log_in() -> None:
     assert "aws configure" in finding.mend
 
 
-def test_what_is_required_comes_first(fake_tool: FakeTools, tmp_path: Path) -> None:
-    for tool in doctor.TOOLS:
-        fake_tool(tool.name, "echo 99.0")
-    fake_tool("packer", "echo Packer v1.6.6")
-
+@pytest.mark.usefixtures("all_tools")
+def test_what_is_required_comes_first(tmp_path: Path) -> None:
     found = doctor.examine(images=tmp_path, cache=tmp_path, network=False)
 
     required = [finding.required for finding in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,15 @@ def test_a_wrong_value_is_refused_before_anything_is_written() -> None:
         relay_yaml("ses", networks=["10.0.0.1/8"])
     with pytest.raises(BuilderError, match="There is no preset `sess`"):
         relay_yaml("sess")
+
+
+def test_a_disk_that_fills_up_leaves_no_half_file(tmp_path: Path) -> None:
+    file = tmp_path / "relay.yaml"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(BuilderError, match="`.*relay.yaml` was not written: File too large"):
+            write_relay_yaml(file, relay_yaml("ses"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not file.exists()

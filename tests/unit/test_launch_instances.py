@@ -110,7 +110,7 @@ def test_a_start_that_fails_leaves_nothing(order: Order, image: Path, folder: Pa
     order(dies="qemu: no such machine")
     with pytest.raises(GuestError, match="no such machine"):
         _launch(image, folder)
-    assert [path for path in folder.iterdir() if not path.name.endswith(".lock")] == []
+    assert list(folder.iterdir()) == []
 
 
 def test_an_instance_that_stopped_by_itself_is_told_from_a_slow_one(
@@ -135,7 +135,64 @@ def test_an_unknown_id_lists_the_known_ones(order: Order, image: Path, folder: P
         find_instance(folder, "nothing")
 
 
-def test_a_spoilt_state_file_is_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "i-1.json").write_text("{")
-    (tmp_path / "i-2.json").write_text("{}")
+def test_an_empty_id_means_no_instance(order: Order, image: Path, folder: Path) -> None:
+    order()
+    started = _launch(image, folder)
+    with pytest.raises(BuilderError, match=f"there is no instance ``; known: `{started.id}`"):
+        find_instance(folder, "")
+
+
+SOUND = {
+    "id": "i-1", "image": "relay.qcow2", "image_stamp": [1, 2], "folder": "/", "socket": "/tmp/builder-x/qmp",
+    "ports": {"22": 1, "25": 2, "8025": 3}, "accelerator": {"name": "tcg", "reason": "a test"},
+    "memory_mib": 1, "cpus": 1, "started": "2026-11-27T00:00:00", "pid": 0, "pid_created": 0.0, "schema": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        "{",
+        "{}",
+        "[]",
+        "\udcff",
+        json.dumps({**SOUND, "ports": []}),
+        json.dumps({**SOUND, "ports": {"25": 2}}),
+        json.dumps({**SOUND, "ports": {"25": "smtp"}}),
+        json.dumps({**SOUND, "pid": "12"}),
+        json.dumps({**SOUND, "id": "i-2"}),
+        json.dumps({**SOUND, "schema": 2}),
+        json.dumps({**SOUND, "more": 2}),
+    ],
+)
+def test_a_spoilt_state_file_is_warned_about(
+    spoilt: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "i-1.json").write_bytes(spoilt.encode(errors="surrogateescape"))
     assert list_instances(tmp_path) == []
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"`{tmp_path}/i-1.json` is not the state of a relay" in said
+
+
+def test_a_state_file_cannot_name_other_folders_to_delete(tmp_path: Path) -> None:
+    precious, folder = tmp_path / "precious", tmp_path / "instances"
+    precious.mkdir()
+    (precious / "file").touch()
+    folder.mkdir()
+    (folder / "i-1").mkdir()
+    edited = {**SOUND, "folder": str(precious), "socket": str(precious / "qmp")}
+    (folder / "i-1.json").write_text(json.dumps(edited))
+
+    stop_instance(find_instance(folder, "i-1"), delete=True)
+
+    assert (precious / "file").exists()
+    assert list(folder.iterdir()) == []
+
+
+def test_what_a_killed_launch_left_is_cleared_by_the_next(order: Order, image: Path, folder: Path) -> None:
+    order()
+    (folder / "i-0").mkdir(parents=True)
+    (folder / "i-0" / "disk.qcow2").touch()
+    started = _launch(image, folder)
+    assert [path.name for path in folder.glob("i-*/")] == [started.id]
+    assert not (folder / "i-0").exists()

@@ -1,4 +1,4 @@
-"""QEMU's command line, the checks of an image, the seed."""
+"""QEMU's command line, ports and room, the seed."""
 
 from __future__ import annotations
 
@@ -61,52 +61,6 @@ def test_software_emulation_uses_a_thread_for_each_processor(tmp_path: Path) -> 
     assert words[words.index("-accel") + 1] == "tcg,thread=multi"
     words = _words(tmp_path, accelerator=Accelerator("kvm", "a test"))
     assert words[words.index("-accel") + 1] == "kvm"
-
-
-def _qcow2(tmp_path: Path) -> Path:
-    raw, image = tmp_path / "disk.raw", tmp_path / "relay.qcow2"
-    raw.write_bytes(b"\x01" * 2**20)
-    process.run(["qemu-img", "convert", "-O", "qcow2", raw, image])
-    return image
-
-
-@pytest.mark.allow_programs("qemu-img")
-def test_a_sound_image_passes(tmp_path: Path) -> None:
-    assert qemu.check_image(_qcow2(tmp_path)) == "qcow2"
-
-
-@pytest.mark.allow_programs("qemu-img")
-def test_an_image_that_was_cut_short_is_refused(tmp_path: Path) -> None:
-    image = _qcow2(tmp_path)
-    with image.open("r+b") as stream:
-        stream.truncate(image.stat().st_size // 2)
-    with pytest.raises(BuilderError, match="corrupt|cut short") as caught:
-        qemu.check_image(image)
-    assert "bake" in (caught.value.hint or "").lower()
-
-
-@pytest.mark.allow_programs("qemu-img")
-def test_an_image_with_a_broken_table_is_refused(tmp_path: Path) -> None:
-    image = _qcow2(tmp_path)
-    content = bytearray(image.read_bytes())
-    content[40:48] = (2**40).to_bytes(8, "big")  # the offset of the L1 table
-    image.write_bytes(content)
-    with pytest.raises(BuilderError, match="corrupt|cannot be read"):
-        qemu.check_image(image)
-
-
-@pytest.mark.allow_programs("qemu-img")
-def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
-    page = tmp_path / "relay.qcow2"
-    page.write_text("<html>404</html>" * 100)
-    with pytest.raises(BuilderError, match="not a disk image"):
-        qemu.check_image(page)
-
-
-def test_a_missing_image_points_to_the_list(tmp_path: Path) -> None:
-    with pytest.raises(BuilderError, match="There is no image") as caught:
-        qemu.check_image(tmp_path / "relay.qcow2")
-    assert "builder images" in (caught.value.hint or "")
 
 
 def test_a_disk_that_is_nearly_full_is_refused(tmp_path: Path) -> None:

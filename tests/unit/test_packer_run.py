@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from builder.packer_run import BakeFailed, Built
 from builder.workspace import Workspace
 from tests.fakes import FakeTools
 
+pytestmark = pytest.mark.allow_programs("setpriv", Path(sys.executable).name)
 MANIFEST = """cat >manifest.json <<'JSON'
 {"builds": [
   {"name": "relay", "files": [{"name": "../out/ses.qcow2", "size": 5}], "artifact_id": "VM",
@@ -171,3 +174,27 @@ while :; do sleep 0.1; done"""
     again.cancel()
     assert time.monotonic() - started < 15
     assert not is_alive(int((work.path / "pid").read_text()))
+
+
+def test_killed_builder_lets_packer_tidy_up_too(fake_tool: FakeTools, tmp_path: Path) -> None:
+    script = """trap 'echo tidied; exit 1' TERM
+echo $$ >../../../pid
+while :; do sleep 0.1; done"""
+    packer = fake_tool("packer", script).path
+    killed = f"""
+from pathlib import Path
+from builder import console, packer_run, workspace
+from builder.packer import Packer
+with workspace.create(Path({str(tmp_path)!r}) / "images", "ses", "b1") as work:
+    work.packer.mkdir()
+    packer = Packer(Path({str(packer)!r}), "1.6.6")
+    packer_run.build(packer, work, target="qemu", step=console.Step("bake", None))
+"""
+    pid = tmp_path / "images" / "pid"
+    with subprocess.Popen([sys.executable, "-c", killed]) as builder:
+        deadline = time.monotonic() + 20
+        while not (pid.exists() and pid.read_text().strip()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        builder.kill()
+    assert not is_alive(int(pid.read_text()))
+    assert "tidied" in (tmp_path / "images/.work/ses-b1/packer.log").read_text()

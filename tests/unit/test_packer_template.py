@@ -107,6 +107,23 @@ def test_text_that_is_no_hcl_is_an_error_with_its_place(folder: Path) -> None:
         packer_template.check(folder, {"name": "ses"}, packer=OLD, target="qemu")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("mine.auto.pkrvars.json", b"{", "this is not JSON"),
+        ("mine.auto.pkrvars.json", b"[1]", "a JSON object of variables is expected"),
+        ("mine.auto.pkrvars.hcl", b"zone = [", "cannot be read as HCL"),
+        ("mine.pkr.hcl", b"\xff\xfe", "this is not UTF-8 text"),
+    ],
+)
+def test_file_of_the_user_that_cannot_be_read_is_named(
+    folder: Path, tmp_path: Path, name: str, content: bytes, complaint: str
+) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=f"`{name}`: .*{complaint}"):
+        packer_template.stage(folder, tmp_path / "staged", packer=OLD, target="qemu", values={"name": "ses"})
+
+
 def test_block_of_newer_packers_is_named_on_an_old_one(folder: Path) -> None:
     write(folder, more='data "amazon-ami" "base" {\n}\n')
     assert problems(folder, {"name": "ses"}) == (

@@ -50,11 +50,57 @@ def test_a_program_that_hangs_is_stopped(fake_tool: FakeTools) -> None:
     assert caught.value.output == "started\n"
 
 
+def test_a_program_that_hangs_takes_its_children_along(fake_tool: FakeTools, tmp_path: Path) -> None:
+    fake_tool("hang", f"sleep 60 & echo $! >'{tmp_path}/child'; wait")
+
+    with pytest.raises(CommandError, match="did not end within 1 s"):
+        process.run(["hang"], timeout_seconds=1)
+
+    child = int((tmp_path / "child").read_text())
+    _wait_for(lambda: not _is_alive(child))
+
+
+def test_a_program_that_hangs_may_tidy_up(fake_tool: FakeTools, tmp_path: Path) -> None:
+    fake_tool("hang", f"trap 'echo tidied >\"{tmp_path}/said\"; exit 1' TERM; sleep 60 & wait")
+
+    with pytest.raises(CommandError, match="did not end within 1 s"):
+        process.run(["hang"], timeout_seconds=1)
+
+    assert (tmp_path / "said").read_text() == "tidied\n"
+
+
+def test_a_program_that_cannot_be_started_says_why(tmp_path: Path) -> None:
+    page = tmp_path / "packer"
+    page.write_text("not found")
+    page.chmod(0o755)
+
+    with pytest.raises(ToolError, match=f"`{page}` cannot be started: Exec format error"):
+        process.run([page])
+
+
+def test_a_missing_folder_is_not_taken_for_a_missing_program(fake_tool: FakeTools, tmp_path: Path) -> None:
+    fake_tool("speak")
+
+    with pytest.raises(ToolError, match=f"`speak` cannot be started in `{tmp_path}/gone`"):
+        process.run(["speak"], cwd=tmp_path / "gone")
+
+
+def test_output_is_read_as_utf_8_whatever_the_locale_is(fake_tool: FakeTools) -> None:
+    fake_tool("speak", "printf '\\342\\200\\246'")
+
+    assert process.run(["speak"]).stdout == "…"
+
+
 def test_a_missing_program_is_named() -> None:
     with pytest.raises(ToolError, match="`no-such-program` is not installed") as caught:
         process.run(["no-such-program"])
 
     assert caught.value.hint == "Run `builder doctor`"
+
+
+def test_a_missing_program_is_named_also_when_it_would_end_with_us(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="`no-such-program` is not installed"):
+        process.Running(["no-such-program"], log=tmp_path / "log", when_we_die=signal.SIGKILL)
 
 
 def test_a_program_sees_no_credential_and_speaks_english(

@@ -13,13 +13,12 @@ from builder import secret as secrets
 from builder.config import RelayConfig, load_config
 from builder.errors import BuilderError, ConfigError
 from builder.standin.provider import Provider
-from builder.standin.sample import derive_ses_password
 from builder.standin.secrets import SecretsManager
+from tests.unit.standin_client import PASSWORD
 from tests.unit.test_cli import run
 
 REGION = "us-east-1"
 KEY = {"access_key_id": "AKIAEXAMPLE", "secret_access_key": "wJalrXUtnFEMIexamplekey"}
-PASSWORD = derive_ses_password(KEY["secret_access_key"], REGION)
 
 
 @pytest.fixture
@@ -29,12 +28,6 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[SecretsManager]:
     with SecretsManager(region=REGION) as running:
         yield running
         running._names.add("relay/ses")
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider(users={"AKIAEXAMPLE": PASSWORD}, host_names=("localhost",)) as running:
-        yield running
 
 
 @pytest.fixture
@@ -86,6 +79,43 @@ def test_what_is_no_json_object_of_text_is_refused_unseen(text: str) -> None:
         secrets.parse(text, source="stdin")
 
     assert "hunter2" not in caught.value.message
+
+
+def test_a_byte_order_mark_is_no_part_of_the_secret() -> None:
+    assert secrets.parse('\ufeff{"api_key": "x"}', source="stdin") == {"api_key": "x"}
+
+
+def test_a_file_that_is_no_text_is_refused_unseen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "key.json").write_bytes(b'{"password": "hunter2\xff"}')
+
+    code, out, err = run(
+        capsys, "--debug", "secret", "put", "relay/ses", "--file", str(tmp_path / "key.json")
+    )
+
+    assert (code, out) == (1, "")
+    assert "this is not UTF-8 text" in err
+    assert "`builder presets ses` shows the fields" in err
+    assert "hunter2" not in err
+
+
+def test_a_password_that_smtp_cannot_carry_is_told_and_not_shown(
+    manager: SecretsManager, provider: Provider
+) -> None:
+    relay = custom(provider.port)
+    secrets.put(relay, {"username": "me", "password": "schlüssel"}, region=REGION, endpoint=manager.endpoint)
+
+    with pytest.raises(BuilderError, match="has characters outside ASCII") as caught:
+        secrets.check(relay, region=REGION, endpoint=manager.endpoint, ca_pem=provider.ca_pem)
+
+    assert "schl" not in caught.value.message
+
+
+def test_certificates_that_are_none_are_told(manager: SecretsManager, provider: Provider) -> None:
+    relay = custom(provider.port)
+    secrets.put(relay, {"username": "me", "password": "x"}, region=REGION, endpoint=manager.endpoint)
+
+    with pytest.raises(BuilderError, match="The certificates to trust cannot be used"):
+        secrets.check(relay, region=REGION, endpoint=manager.endpoint, ca_pem="no certificate")
 
 
 def test_a_missing_secret_is_named(manager: SecretsManager, config: RelayConfig) -> None:

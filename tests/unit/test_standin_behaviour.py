@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import smtplib
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,17 +19,8 @@ from tests.unit.standin_client import (
     connected,
     encrypted,
     logged_in,
-    new_provider,
     send,
 )
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with new_provider() as running:
-        yield running
-        assert running.errors == ()
-
 
 # -- replies
 

@@ -19,13 +19,7 @@ from builder.process import Running
 from builder.standin.control import Control, call
 from builder.standin.provider import Provider
 from builder.standin.stack import QEMU_HOST, StandIns
-from tests.unit.standin_client import PASSWORD, USER, connected, logged_in, new_provider, send
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with new_provider() as running:
-        yield running
+from tests.unit.standin_client import PASSWORD, USER, connected, logged_in, send
 
 
 @pytest.fixture

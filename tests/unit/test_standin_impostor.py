@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import smtplib
 import ssl
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,19 +15,11 @@ from tests.unit.standin_client import (
     USER,
     connected,
     encrypted,
-    new_provider,
     send,
     trusting,
 )
 
 IMPOSTORS = [kind for kind in Certificate if kind is not Certificate.GOOD]
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with new_provider() as running:
-        yield running
-        assert running.errors == ()
 
 
 @pytest.mark.parametrize("kind", IMPOSTORS)

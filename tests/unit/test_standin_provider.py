@@ -9,7 +9,6 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -32,13 +31,6 @@ from tests.unit.standin_client import (
     send,
     trusting,
 )
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with new_provider() as running:
-        yield running
-        assert running.errors == ()
 
 
 def test_a_message_over_starttls_is_recorded_as_the_client_meant_it(provider: Provider) -> None:

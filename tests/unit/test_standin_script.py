@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,17 +12,9 @@ from builder.standin.provider import Provider
 from tests.unit.standin_client import (
     connected,
     logged_in,
-    new_provider,
     send,
     trusting,
 )
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with new_provider() as running:
-        yield running
-        assert running.errors == ()
 
 
 def test_the_next_messages_are_counted_by_their_mail_command(provider: Provider) -> None:

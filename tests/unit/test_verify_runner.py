@@ -174,5 +174,5 @@ def test_an_image_that_cannot_be_looked_into_is_not_called_sealed(
 
 
 def test_a_missing_image_is_an_error_and_not_a_report(tmp_path: Path) -> None:
-    with pytest.raises(BuilderError, match="There is no image"):
+    with pytest.raises(BuilderError, match="does not exist"):
         verify(tmp_path / "nothing.qcow2", config=CONFIG)

@@ -71,10 +71,22 @@ def test_bake_that_neither_finished_nor_failed_leaves_nothing(tmp_path: Path) ->
     assert list((tmp_path / ".work").iterdir()) == []
 
 
-def test_what_a_killed_bake_left_is_cleared_by_the_next_of_its_name(tmp_path: Path) -> None:
-    for left in ("ses-b0", "ses-2026-b0"):
+def test_what_killed_bakes_left_is_cleared_by_the_next_bake(tmp_path: Path) -> None:
+    for left in ("ses-b0", "ses-2026-b0", "gmail-b0"):
         (tmp_path / ".work" / left).mkdir(parents=True)
     with workspace.create(tmp_path, "ses", "b1"):
+        assert [path.name for path in (tmp_path / ".work").iterdir()] == ["ses-b1"]
+
+
+def test_a_folder_that_cannot_be_made_names_the_variable(tmp_path: Path) -> None:
+    (tmp_path / "images").touch()
+    with pytest.raises(BuilderError, match="Cannot make the folder `.*/images/.locks`: ") as caught:
+        workspace.create(tmp_path / "images", "ses", "b1").__enter__()
+    assert "BUILDER_IMAGES" in (caught.value.hint or "")
+
+
+def test_the_workspace_of_another_bake_at_work_is_left_alone(tmp_path: Path) -> None:
+    with workspace.create(tmp_path, "ses-2026", "b0"), workspace.create(tmp_path, "ses", "b1"):
         assert sorted(path.name for path in (tmp_path / ".work").iterdir()) == ["ses-2026-b0", "ses-b1"]
 
 
