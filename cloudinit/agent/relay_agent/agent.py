@@ -175,8 +175,7 @@ class Agent:
             notify.notify("WATCHDOG=1")
         self._log_fresh(fresh)
         changed = self._door.use(self._keepers, was_ready=was_ready)
-        if (changed or fresh) and (self._door.is_open or self._door.is_draining):
-            self._door.refresh()
+        self._door.refresh(is_new=changed or bool(fresh))
 
     def _read_settings(self) -> Settings:
         """Read the files when they have changed, so that a mended one is used without a restart."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
-from typing import Sequence
+from typing import Callable, Sequence
 
 from relay_agent import firewall, instance
 from relay_agent.credential import Credential
@@ -16,14 +17,26 @@ from relay_agent.settings import Settings
 from relay_agent.submission import Submission, read_plan
 from relay_agent.trouble import Trouble
 
+# A delivery that had begun with the old credential fails within seconds; the first flush passes it over.
+_AGAIN_SECONDS = 10.0
+
 
 class Door:
     """Everything the agent does to Postfix, in the order that loses no mail."""
 
-    def __init__(self, places: Places, postfix: Postfix, log: Log) -> None:
-        self._places, self._postfix, self._log = places, postfix, log
+    def __init__(
+        self,
+        places: Places,
+        postfix: Postfix,
+        log: Log,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._places, self._postfix, self._log, self._monotonic = places, postfix, log, monotonic
         self.is_open = False
         self.is_draining = False
+        self._must_refresh = False
+        self._again_at: float | None = None
         self._is_written = False
         try:
             # An agent that was started again finds what the one before it wrote.
@@ -76,6 +89,8 @@ class Door:
         is_up = self._postfix.has_sockets()
         if is_up and not self._postfix.is_listening():
             is_up = self._postfix.reload()
+            if is_up:
+                self._reloaded()
         if not is_up:
             raise Trouble(
                 "postfix-down", "Postfix is not running (yet)", hint="`systemctl status 'postfix*'`"
@@ -121,10 +136,26 @@ class Door:
         self._in_map = wanted
         return True
 
-    def refresh(self) -> None:
-        """Make a running Postfix read the map again, then try once what waited for it."""
-        if self._postfix.reload():
+    def refresh(self, *, is_new: bool = True) -> None:
+        """Make Postfix read a new map, then try what waited for it: now and, once, some seconds later.
+
+        While Postfix cannot be told it stays to be done: it would keep a credential that has ended.
+        """
+        self._must_refresh = self._must_refresh or is_new
+        if not (self.is_open or self.is_draining):
+            return
+        if self._must_refresh and self._postfix.reload():
+            self._reloaded()
             self._postfix.flush()
+        elif self._again_at is not None and self._monotonic() >= self._again_at:
+            self._again_at = None
+            if self._postfix.has_sockets():
+                self._postfix.flush()
+
+    def _reloaded(self) -> None:
+        """Note that Postfix has the new map; what is being delivered with the old one is flushed later."""
+        if self._must_refresh:
+            self._must_refresh, self._again_at = False, self._monotonic() + _AGAIN_SECONDS
 
 
 def _logins(credentials: dict[str, Credential]) -> dict[str, tuple[str, str]]:

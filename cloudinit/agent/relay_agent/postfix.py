@@ -97,6 +97,9 @@ class Postfix:
     def close_port(self) -> None:
         """Take the SMTP server out of master.cf: no new connections, the queue goes on being delivered."""
         self.close_service("smtp")
+        if self.is_listening():
+            # An earlier try changed the file, and Postfix was not told.
+            self.reload()
 
     def open_service(self, service: str, entry: str) -> None:
         """Put a service into master.cf; a running Postfix is told by `reload`."""
