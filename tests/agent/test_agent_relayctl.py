@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from relay_agent import loops
 from relay_agent.credential import Credential
 from relay_agent.ctl.__main__ import build_parser, main
 from relay_agent.ctl.context import Context, Out, span
@@ -65,6 +66,13 @@ def test_status_shows_rate_and_submission_where_there_are_any(ctl: Ctl) -> None:
     ctl.board.set(rate={**rate, "own_per_second": None})
     ctl.board.write()
     assert "not known: nothing is slowed" in ctl("status")[1]
+
+
+def test_a_loop_of_the_agent_that_fails_is_shown(ctl: Ctl) -> None:
+    loops.failed("rate", OSError(28, "No space left on device"))
+    ctl.board.write()
+    assert "loop rate failed 1 times" in ctl("status")[1]
+    assert "OSError (No space left on device)" in ctl("doctor", "--offline")[1]
 
 
 def test_status_as_json_has_policy_and_firewall(ctl: Ctl) -> None:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Callable, Sequence
 
-from relay_agent import instance, notify
+from relay_agent import instance, loops, notify
 from relay_agent import settings as config
 from relay_agent.backoff import Backoff
 from relay_agent.board import Board
@@ -29,6 +29,7 @@ _BOOT_TICK_SECONDS = 0.2
 _SOON = {"boot-config-missing", "postfix-down"}
 _BOOT_JSON_SECONDS = 120.0
 _WRITE_SECONDS = 5.0
+_MOST_UNEXPECTED = 10
 
 
 class World:
@@ -83,6 +84,7 @@ class Agent:
         self._trouble: Trouble | None = None
         self._settings_trouble: Trouble | None = None
         self._backoff = Backoff(base_seconds=0.5, cap_seconds=10)
+        self._unexpected = 0
         self._is_told_ready = False
         self._said: dict[str, str] = {}
         self._wrote_at = 0.0
@@ -112,7 +114,7 @@ class Agent:
         self._board.beat()
         try:
             wait = self._round()
-            self._trouble = None
+            self._trouble, self._unexpected = None, 0
             self._backoff.reset()
         except Trouble as trouble:
             self._trouble = trouble
@@ -121,6 +123,13 @@ class Agent:
             # A full disk or a read-only file system: say so and go on, nothing else would notice.
             self._trouble = Trouble("file-error", f"A file of the agent cannot be written: {error}")
             wait = self._backoff.next_seconds()
+        except Exception as error:
+            self._trouble = loops.failed("main", error)
+            wait = self._backoff.next_seconds()
+            self._unexpected += 1
+            if self._unexpected > _MOST_UNEXPECTED:
+                # A new process may not have what this one has caught.
+                raise
         self._publish()
         return wait
 

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any, Sequence
 
-from relay_agent import logs
+from relay_agent import logs, loops
 from relay_agent.mailqueue import QueueSummary
 from relay_agent.maps import write_whole
 from relay_agent.places import Places
@@ -120,6 +120,7 @@ class Board:
             "read_at": self.queue_read_at,
         }
         values["traffic"] = self.traffic.summary()
+        values["loops"] = loops.last_failures()
         write_whole(self._places.status_json, logs.clean_json(values) + "\n", mode=0o644)
 
 

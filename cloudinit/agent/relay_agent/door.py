@@ -41,7 +41,7 @@ class Door:
         try:
             # An agent that was started again finds what the one before it wrote.
             self._in_map = read_sasl(places.sasl_map)
-        except OSError:
+        except (OSError, ValueError):
             self._in_map = {}
 
     def begin(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -106,7 +107,7 @@ class Imds:
         except urllib.error.HTTPError as error:
             error.close()
             raise self._http_trouble(error.code, path) from None
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise Trouble(
                 "imds-unreachable",
                 f"The metadata service at {self.endpoint} cannot be reached ({_reason(error)})",
@@ -155,6 +156,6 @@ def _epoch(text: str) -> float:
     return moment.replace(tzinfo=timezone.utc).timestamp()
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: Exception) -> str:
     cause = getattr(error, "reason", error)
     return str(cause) or type(cause).__name__

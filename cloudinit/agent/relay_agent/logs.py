@@ -26,8 +26,8 @@ def hide(value: str) -> None:
     """Remember a secret in every spelling that could turn up in a message: `clean` takes it out."""
     if len(value) < _SHORTEST:
         return
-    raw = value.encode("utf-8", "surrogateescape")
-    forms = [value, quote(value, safe=""), repr(value)[1:-1]]
+    raw = value.encode("utf-8", "surrogatepass")
+    forms = [value, quote(raw, safe=""), repr(value)[1:-1]]
     forms += [json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
     forms += [base64.b64encode(raw).decode().rstrip("="), raw.hex()]
     with _lock:
@@ -54,7 +54,9 @@ def clean(text: str) -> str:
 
 def clean_json(value: Any) -> str:
     """Write a document as one line of JSON, without any known secret."""
-    return clean(json.dumps(value, default=str, ensure_ascii=False, separators=(", ", ": ")))
+    line = clean(json.dumps(value, default=str, ensure_ascii=False, separators=(", ", ": ")))
+    # What no encoding carries must not keep the rest of the line from being written.
+    return line.encode("utf-8", "replace").decode("utf-8")
 
 
 class Log:
@@ -82,5 +84,9 @@ class Log:
         line = clean_json({"level": level, "event": event, **fields}).replace("\n", " ")
         prefix = f"<{_PRIORITY[level]}>" if self._to_journal else ""
         with self._write_lock:
-            self._stream.write(prefix + line + "\n")
-            self._stream.flush()
+            try:
+                self._stream.write(prefix + line + "\n")
+                self._stream.flush()
+            except (OSError, ValueError):
+                # The journal is gone: there is nobody to tell, and the relay goes on.
+                return

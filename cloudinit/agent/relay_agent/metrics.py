@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from typing import Any, Iterator, Mapping, Sequence, Tuple
 
-from relay_agent import logs
+from relay_agent import logs, loops
 from relay_agent.board import ACCEPTING, STATES, Board
 from relay_agent.traffic import DELAYS
 
@@ -28,6 +28,9 @@ FAMILIES = {
     "relay_ready_after_seconds": ("gauge", "From the agent's start to ready."),
     "relay_log_lines": ("counter", "Lines of the mail log that were read."),
     "relay_log_restarts": ("counter", "How often reading the mail log began anew."),
+    "relay_loop_failures": ("counter", "Errors that a loop of the agent did not expect; it goes on."),
+    "relay_send_rate_limit_messages_per_second": ("gauge", "Rate: account, own share, and in force now."),
+    "relay_send_rate_stale": ("gauge", "1 while the rate cannot be found out and the last one is kept."),
     "relay_messages_accepted": ("counter", "Messages taken into the queue; sender is null for notices."),
     "relay_deliveries": ("counter", "Tries for one recipient: result is delivered, deferred or bounced."),
     "relay_delivery_delay_seconds": ("histogram", "From acceptance to delivery."),
@@ -106,6 +109,19 @@ def _relay(board: Board) -> Iterator[Sample]:
         yield "relay_ready_after_seconds", {}, values["ready_after_seconds"]
     yield "relay_log_lines", {}, board.log_lines
     yield "relay_log_restarts", {}, board.log_restarts
+    for name, count in loops.failures().items():
+        yield "relay_loop_failures", {"loop": name}, count
+    yield from _rate(values.get("rate"))
+
+
+def _rate(rate: Mapping[str, Any] | None) -> Iterator[Sample]:
+    if rate is None:
+        return
+    for scope in ("account", "own", "in_force"):
+        if rate[f"{scope}_per_second"] is not None:
+            labels = {"scope": scope}
+            yield "relay_send_rate_limit_messages_per_second", labels, rate[f"{scope}_per_second"]
+    yield "relay_send_rate_stale", {}, rate["reason"] is not None
 
 
 def _mail(counted: dict[str, Any]) -> Iterator[Sample]:

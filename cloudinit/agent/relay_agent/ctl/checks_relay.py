@@ -26,6 +26,9 @@ def agent(context: Context) -> Iterator[Finding]:
         yield warning(step, status["message"], reason.get("hint"))
     else:
         yield wrong(step, status["message"], reason.get("hint"))
+    for name, found in status.get("loops", {}).items():
+        text = f"its loop {name} failed {found['failures']} times: {found['reason']['message']}"
+        yield warning(step, text, found["reason"]["hint"])
     for upstream in status["upstreams"]:
         if upstream["refused_version"]:
             refused = upstream["refused_version"]

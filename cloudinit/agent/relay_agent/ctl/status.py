@@ -44,6 +44,7 @@ def run(context: Context, arguments: argparse.Namespace) -> int:
             *_traffic(status),
             *_rate(status),
             *_submission(status),
+            *_loops(status),
             *_policy(status),
         ]
     )
@@ -157,6 +158,15 @@ def _submission(status: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [("submission", f"port {port['port']} {state}, {port['users']} users from `{port['secret']}`")]
     if port["reason"]:
         lines.append(("", port["reason"]["message"]))
+    return lines
+
+
+def _loops(status: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    for name, found in sorted(status.get("loops", {}).items()):
+        ago = span(time.time() - found["at"])
+        text = f"loop {name} failed {found['failures']} times, last {ago} ago: {found['reason']['message']}"
+        lines.append(("agent", text))
     return lines
 
 
