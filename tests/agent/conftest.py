@@ -27,6 +27,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     yield
     logs._secrets.clear()
+    logs._passing.clear()
     loops.forget()
 
 

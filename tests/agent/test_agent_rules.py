@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from relay_agent import logs
 from relay_agent.places import Places
 from relay_agent.trouble import Trouble
 
@@ -276,6 +277,16 @@ def test_no_password_is_in_any_output(relay: Relay, capfd: pytest.CaptureFixture
     shown = relay.log.getvalue() + relay.places.status_json.read_text() + out + err
     assert "refused [hidden]" in shown
     assert "password-1" not in shown
+
+
+def test_the_password_in_a_map_of_an_agent_before_is_hidden_too(relay: Relay) -> None:
+    relay.rounds()
+    logs._secrets.clear()
+    relay.restart()
+    relay.fetch_trouble = Trouble("endpoint-error", "it repeats password-1")
+    relay.rounds(2, seconds=61)
+    assert "password-1" not in relay.places.status_json.read_text()
+    assert "it repeats [hidden]" in relay.places.status_json.read_text()
 
 
 def test_the_log_is_json_lines_and_says_each_change_once(relay: Relay) -> None:

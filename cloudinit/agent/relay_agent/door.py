@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import Callable, Sequence
 
-from relay_agent import firewall, instance
+from relay_agent import firewall, instance, logs
 from relay_agent.credential import Credential
 from relay_agent.keeper import Fetch, Keeper
 from relay_agent.logs import Log
@@ -129,6 +129,9 @@ class Door:
                 wanted[host] = keeper.untried
         hosts = {keeper.upstream.host for keeper in keepers}
         wanted = {host: login for host, login in wanted.items() if host in hosts}
+        for login in wanted.values():
+            # Also what an agent before this one has written, and however long ago it was read.
+            logs.hide_login(login.username, login.password)
         is_same = self._places.sasl_map.exists() and _logins(wanted) == _logins(self._in_map)
         if is_same or not wanted:
             return False

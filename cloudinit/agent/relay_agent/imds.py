@@ -89,7 +89,7 @@ class Imds:
                     "/latest/api/token",
                     {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)},
                 )
-                logs.hide(self._token)
+                logs.hide(self._token, is_passing=True)
             try:
                 return self._ask("GET", path, {"X-aws-ec2-metadata-token": self._token})
             except _Refused as refused:
@@ -142,8 +142,8 @@ def _read_credentials(document: dict[str, str]) -> RoleCredentials:
         token=str(document.get("Token", "")),
         expires=_epoch(str(document.get("Expiration", ""))),
     )
-    logs.hide(credentials.secret_access_key)
-    logs.hide(credentials.token)
+    logs.hide(credentials.secret_access_key, is_passing=True)
+    logs.hide(credentials.token, is_passing=True)
     return credentials
 
 
