@@ -83,6 +83,7 @@ def get(port: int, path: str, method: str = "GET") -> tuple[int, str, str]:
         ("failed", 503, False),
         ("ready", 200, True),
         ("degraded", 200, True),
+        ("full", 503, False),
         ("draining", 503, False),
     ],
 )

@@ -252,11 +252,18 @@ class Agent:
             deadline = self._settings.boot_deadline_seconds if self._settings else 300
             overdue = self._is_told_ready or self._monotonic() - self._started > deadline
             return ("failed" if overdue else "starting"), self._trouble or waiting
-        if self._trouble or unproven or not self._keepers:
-            return "degraded", self._trouble or waiting
+        if self._door.room.full:
+            return "full", self._door.room.full
+        found = self._trouble or waiting or self._door.room.low
+        if found or unproven or not self._keepers:
+            return "degraded", found
         return "ready", None
 
     def _publish(self) -> None:
+        room = self._door.room
+        room.check()
+        if room.room is not None:
+            self._board.set(room=room.room.as_json())
         state, trouble = self._decide()
         self._board.set(upstreams=[keeper.as_json() for keeper in self._keepers])
         changed = self._board.set_state(state, trouble.as_json() if trouble else None)

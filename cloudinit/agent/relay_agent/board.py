@@ -13,7 +13,7 @@ from relay_agent.places import Places
 from relay_agent.traffic import Traffic
 
 SCHEMA = 1
-STATES = ("starting", "failed", "ready", "degraded", "draining")
+STATES = ("starting", "failed", "ready", "degraded", "full", "draining")
 ACCEPTING = ("ready", "degraded")
 
 
@@ -23,7 +23,9 @@ class Board:
     starting   never been ready, port 25 closed; the reason says what is waited for
     failed     the same after `boot_deadline_seconds`, or Postfix is down; still trying
     ready      port 25 open, every upstream's credential proven
-    degraded   port 25 open, mail is accepted and queued, but some upstream has no proven credential
+    degraded   port 25 open, mail is accepted and queued, but some upstream has no proven credential, or
+               room for the queue gets short
+    full       port 25 open, but Postfix has no room to take mail; what is queued is delivered
     draining   port 25 closed on request, the queue is being delivered
     """
 
@@ -138,6 +140,7 @@ def _sentence(state: str, reason: dict[str, Any] | None) -> str:
         "failed": "not ready: port 25 is closed",
         "ready": "ready",
         "degraded": "degraded: accepting and queueing",
+        "full": "not ready: there is no room to take mail",
         "draining": "draining: port 25 is closed, the queue is being delivered",
     }[state]
     return f"{says} ({reason['message']})" if reason else says

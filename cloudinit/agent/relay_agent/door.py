@@ -13,6 +13,7 @@ from relay_agent.logs import Log
 from relay_agent.maps import read_sasl, write_sasl
 from relay_agent.places import Places
 from relay_agent.postfix import Postfix
+from relay_agent.room import RoomWatcher
 from relay_agent.settings import Settings
 from relay_agent.submission import Submission, read_plan
 from relay_agent.trouble import Trouble
@@ -35,6 +36,7 @@ class Door:
         self._places, self._postfix, self._log, self._monotonic = places, postfix, log, monotonic
         self.is_open = False
         self.is_draining = False
+        self.room = RoomWatcher(places.spool)
         self._must_refresh = False
         self._again_at: float | None = None
         self._is_written = False
@@ -104,6 +106,7 @@ class Door:
             )
         self.is_open = True
         self._log.info("port 25 is open")
+        self.room.message_bytes = self._postfix.message_bytes()
 
     def drain(self) -> None:
         """Close port 25 and try the queue once; what is in it goes on being delivered."""

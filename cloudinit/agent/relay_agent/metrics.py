@@ -24,7 +24,11 @@ _SUFFIX = {"counter": "_total", "info": "_info"}
 FAMILIES = {
     "relay_agent": ("info", "Version of the agent and preset of the image."),
     "relay_state": ("stateset", "What the relay is: exactly one of them is 1."),
-    "relay_accepting": ("gauge", "1 while port 25 is open."),
+    "relay_accepting": ("gauge", "1 while port 25 is open and mail is taken."),
+    "relay_spool_free_bytes": ("gauge", "Free for the queue."),
+    "relay_spool_size_bytes": ("gauge", "Size of the file system that holds the queue."),
+    "relay_spool_free_inodes": ("gauge", "Files that can still be made in the queue."),
+    "relay_spool_inodes": ("gauge", "Files that its file system can hold; 0 where that is not fixed."),
     "relay_ready_after_seconds": ("gauge", "From the agent's start to ready."),
     "relay_log_lines": ("counter", "Lines of the mail log that were read."),
     "relay_log_restarts": ("counter", "How often reading the mail log began anew."),
@@ -107,11 +111,20 @@ def _relay(board: Board) -> Iterator[Sample]:
     yield "relay_accepting", {}, values["state"] in ACCEPTING
     if values["ready_after_seconds"] is not None:
         yield "relay_ready_after_seconds", {}, values["ready_after_seconds"]
+    yield from _spool(values.get("room"))
     yield "relay_log_lines", {}, board.log_lines
     yield "relay_log_restarts", {}, board.log_restarts
     for name, count in loops.failures().items():
         yield "relay_loop_failures", {"loop": name}, count
     yield from _rate(values.get("rate"))
+
+
+def _spool(room: Mapping[str, Any] | None) -> Iterator[Sample]:
+    if room is not None:
+        yield "relay_spool_free_bytes", {}, room["free_bytes"]
+        yield "relay_spool_size_bytes", {}, room["size_bytes"]
+        yield "relay_spool_free_inodes", {}, room["free_files"]
+        yield "relay_spool_inodes", {}, room["files"]
 
 
 def _rate(rate: Mapping[str, Any] | None) -> Iterator[Sample]:

@@ -115,6 +115,12 @@ class Postfix:
         ended = programs.run(self.command("postconf", "-M", f"{service}/inet"))
         return any(line.startswith(service) for line in ended.stdout.splitlines())
 
+    def message_bytes(self) -> int:
+        """Return the size of the largest message that Postfix takes; 0 when it does not say."""
+        ended = programs.run(self.command("postconf", "-xh", "message_size_limit"))
+        text = ended.stdout.strip()
+        return int(text) if text.isdigit() else 0
+
     def reload(self) -> bool:
         """Let Postfix read its files again; running sessions go on. False when Postfix does not run."""
         if not self.has_sockets():

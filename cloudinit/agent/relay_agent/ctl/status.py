@@ -44,6 +44,7 @@ def run(context: Context, arguments: argparse.Namespace) -> int:
             *_traffic(status),
             *_rate(status),
             *_submission(status),
+            *_room(status),
             *_loops(status),
             *_policy(status),
         ]
@@ -159,6 +160,15 @@ def _submission(status: dict[str, Any]) -> list[tuple[str, str]]:
     if port["reason"]:
         lines.append(("", port["reason"]["message"]))
     return lines
+
+
+def _room(status: dict[str, Any]) -> list[tuple[str, str]]:
+    room = status.get("room")
+    if not room:
+        return []
+    files = f", {room['free_files']} of {room['files']} files" if room["files"] else ""
+    text = f"{room['free_bytes'] // 2**20} of {room['size_bytes'] // 2**20} MiB{files} free for the queue"
+    return [("room", text)]
 
 
 def _loops(status: dict[str, Any]) -> list[tuple[str, str]]:
