@@ -231,6 +231,16 @@ def test_a_port_that_postfix_was_not_told_to_close_is_closed_in_the_next_round(
     assert not relay.postfix.is_open
 
 
+def test_a_port_that_cannot_be_closed_does_not_stop_rotations(relay: Relay, fake_tool: FakeTools) -> None:
+    relay.rounds()
+    fake_tool("postconf", "exit 1")
+    fake_tool("postfix", "[ $1 = status ]")
+    relay.places.draining.touch()
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    relay.rounds(2, seconds=67)
+    assert relay.map == "localhost user:password-2\n"
+
+
 def test_an_agent_that_is_started_again_goes_on_draining(relay: Relay) -> None:
     relay.rounds()
     relay.places.draining.touch()

@@ -139,33 +139,47 @@ class Agent:
             self._door.begin()
             self._has_begun = True
         settings = self._read_settings()
-        if not self._is_prepared:
-            self._door.prepare(settings)
-            self._is_prepared = True
         was_ready = instance.has_been_ready(self._places)
-        trouble = self._open() if was_ready else None
-        if self._places.draining.exists():
-            self._door.drain()
+        unprepared = self._prepare(settings, was_ready=was_ready)
+        hindered = self._keep_port() if was_ready or self._places.draining.exists() else None
         config.require_secrets(settings)
         self._check_credentials(was_ready)
         if any(keeper.is_proven for keeper in self._keepers):
-            trouble = self._open()
+            hindered = self._keep_port()
         if self._submission is not None:
             self._submission.check(may_open=self._door.is_open)
             self._board.set(submission=self._submission.as_json())
-        trouble = trouble or self._settings_trouble
+        trouble = hindered or unprepared or self._settings_trouble
         if trouble is not None:
             raise trouble
         due = min((keeper.due for keeper in self._keepers), default=0.0) - self._monotonic()
         return max(0.05, min(_TICK_SECONDS, due))
 
-    def _open(self) -> Trouble | None:
-        """Keep port 25 open unless it is drained; what hinders it must not hinder the rest of the round."""
-        if self._places.draining.exists():
+    def _prepare(self, settings: Settings, *, was_ready: bool) -> Trouble | None:
+        """Apply what `boot.json` changes.
+
+        A machine that was ready before has it from then and goes on when this fails: with a full disk
+        `postconf -e` cannot write, and without a credential the queue that fills it would never be delivered.
+        """
+        if self._is_prepared:
             return None
-        self._door.is_draining = False
+        try:
+            self._door.prepare(settings)
+        except Trouble as trouble:
+            if not was_ready:
+                raise
+            return trouble
+        self._is_prepared = True
+        return None
+
+    def _keep_port(self) -> Trouble | None:
+        """Keep port 25 open, or closed for draining; what hinders it must not hinder the rest."""
         was_open = self._door.is_open
         try:
+            if self._places.draining.exists():
+                self._door.drain()
+                return None
+            self._door.is_draining = False
             self._door.keep_open()
         except Trouble as trouble:
             return trouble

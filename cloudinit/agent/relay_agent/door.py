@@ -40,6 +40,7 @@ class Door:
         self._must_refresh = False
         self._again_at: float | None = None
         self._is_written = False
+        self._applied: Settings | None = None
         try:
             # An agent that was started again finds what the one before it wrote.
             self._in_map = read_sasl(places.sasl_map)
@@ -53,11 +54,12 @@ class Door:
 
     def prepare(self, settings: Settings) -> None:
         """Apply what `boot.json` changes."""
-        changed = self._postfix.apply(settings)
+        if settings != self._applied:
+            if self._postfix.apply(settings) and self.is_open:
+                self._postfix.reload()
+            self._applied = settings
         if settings.boot_networks:
             firewall.allow(settings.boot_networks)
-        if changed and self.is_open:
-            self._postfix.reload()
 
     def submission(self, settings: Settings, fetch: Fetch) -> Submission | None:
         """Return the keeper of the port for clients that log in, in an image that has one."""
