@@ -84,6 +84,60 @@ def test_status_as_json_has_policy_and_firewall(ctl: Ctl) -> None:
     assert value["policy"]["mynetworks"].endswith("10.0.0.0/8")
 
 
+RULES = """\
+for name; do :; done
+case "$2$name" in
+-xhmynetworks|-xhmessage_size_limit) echo 10.0.0.0/8 ;;
+*smtpd_recipient_restrictions)
+    echo 'check_client_access cidr:/etc/postfix/n.cidr, check_sender_access regexp:/etc/postfix/s.regexp' ;;
+*smtpd_restriction_classes) echo senders_of_network_1 ;;
+*senders_of_network_1) echo 'check_sender_access regexp:/etc/postfix/senders_of_network_1.regexp' ;;
+*smtpd_client_message_rate_limit) echo 100 ;;
+*smtpd_client_*_limit) echo 0 ;;
+*smtpd_client_event_limit_exceptions) echo 10.9.0.1 ;;
+*) echo ;;
+esac
+"""
+
+
+def test_status_shows_who_may_send_what(ctl: Ctl) -> None:
+    ctl.fake_tool("postconf", RULES)
+    folder = ctl.places.root / "etc/postfix"
+    folder.mkdir()
+    (folder / "n.cidr").write_text("# networks\n10.1.0.0/16  senders_of_network_1\n")
+    (folder / "s.regexp").write_text("".join(f"/^a{number}@/  REJECT no\n" for number in range(12)))
+    (folder / "senders_of_network_1.regexp").write_text("/@example[.]com$/  DUNNO\n/^/  REJECT 5.7.1 no\n")
+    text = ctl("status")[1]
+    for part in (
+        "/etc/postfix/n.cidr, 1 rules",
+        "10.1.0.0/16  senders_of_network_1",
+        "/etc/postfix/s.regexp, 12 rules",
+        "… and 4 more",
+        "/@example[.]com$/  DUNNO",
+        "100 messages a minute; not for 10.9.0.1",
+    ):
+        assert part in text
+    rules = json.loads(ctl("status", "--json")[1])["policy"]["rules"]
+    assert len(rules["/etc/postfix/s.regexp"]) == 12
+    (folder / "s.regexp").unlink()
+    assert "cannot be read: No such file" in ctl("status")[1]
+
+
+def test_status_says_that_there_are_no_rules_and_no_limits(ctl: Ctl) -> None:
+    ctl.fake_tool("postconf", "for name; do :; done; case $name in *_limit) echo 0;; esac")
+    text = ctl("status")[1]
+    assert "none: every sender and recipient" in text
+    assert "client limits" in text
+
+
+def test_status_while_the_provider_does_not_answer_is_shown_with_its_age(ctl: Ctl) -> None:
+    value = json.loads(ctl.places.status_json.read_text())
+    write_json(ctl.places.status_json, {**value, "updated_at": time.time() - 90})
+    code, text = ctl("status")
+    assert code == 0
+    assert "as of 2 min ago" in text
+
+
 def test_status_of_a_silent_agent_says_where_to_look(ctl: Ctl, capsys: pytest.CaptureFixture[str]) -> None:
     value = json.loads(ctl.places.status_json.read_text())
     write_json(ctl.places.status_json, {**value, "updated_at": time.time() - 600})

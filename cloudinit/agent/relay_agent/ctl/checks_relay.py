@@ -7,7 +7,7 @@ from typing import Iterator
 from relay_agent import programs, room
 from relay_agent.ctl.context import Context
 from relay_agent.ctl.findings import Finding, ok, warning, wrong
-from relay_agent.ctl.status import firewall_sets
+from relay_agent.ctl.policy import firewall_sets
 from relay_agent.trouble import Trouble
 
 
