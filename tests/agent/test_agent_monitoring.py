@@ -153,6 +153,7 @@ def test_the_dashboard_shows_every_metric_that_matters() -> None:
         "relay_log_lines_total",
         "relay_log_restarts_total",
         "relay_send_rate_limit_messages_per_second",
+        "relay_submission_users",
         "relay_queue_size_bytes",
         "relay_messages_expired_total",
         "relay_non_delivery_notices_total",

@@ -241,6 +241,17 @@ def test_a_port_that_cannot_be_closed_does_not_stop_rotations(relay: Relay, fake
     assert relay.map == "localhost user:password-2\n"
 
 
+def test_a_fresh_machine_is_not_called_draining_after_it_was_taken_back(relay: Relay) -> None:
+    relay.fetch_trouble = Trouble("secret-missing", "There is no secret", lasting=True)
+    relay.places.draining.touch()
+    relay.rounds()
+    assert relay.state == "draining"
+    relay.places.draining.unlink()
+    relay.rounds()
+    assert (relay.state, relay.reason) == ("starting", "secret-missing")
+    assert not relay.postfix.is_open
+
+
 def test_an_agent_that_is_started_again_goes_on_draining(relay: Relay) -> None:
     relay.rounds()
     relay.places.draining.touch()

@@ -141,7 +141,10 @@ class Agent:
         settings = self._read_settings()
         was_ready = instance.has_been_ready(self._places)
         unprepared = self._prepare(settings, was_ready=was_ready)
-        hindered = self._keep_port() if was_ready or self._places.draining.exists() else None
+        is_draining = self._places.draining.exists()
+        if not is_draining:
+            self._door.is_draining = False
+        hindered = self._keep_port() if was_ready or is_draining else None
         config.require_secrets(settings)
         self._check_credentials(was_ready)
         if any(keeper.is_proven for keeper in self._keepers):
@@ -179,7 +182,6 @@ class Agent:
             if self._places.draining.exists():
                 self._door.drain()
                 return None
-            self._door.is_draining = False
             self._door.keep_open()
         except Trouble as trouble:
             return trouble

@@ -35,6 +35,8 @@ FAMILIES = {
     "relay_loop_failures": ("counter", "Errors that a loop of the agent did not expect; it goes on."),
     "relay_send_rate_limit_messages_per_second": ("gauge", "Rate: account, own share, and in force now."),
     "relay_send_rate_stale": ("gauge", "1 while the rate cannot be found out and the last one is kept."),
+    "relay_submission_open": ("gauge", "1 while the port for clients that log in is open."),
+    "relay_submission_users": ("gauge", "Users that may log in there."),
     "relay_messages_accepted": ("counter", "Messages taken into the queue; sender is null for notices."),
     "relay_deliveries": ("counter", "Tries for one recipient: result is delivered, deferred or bounced."),
     "relay_delivery_delay_seconds": ("histogram", "From acceptance to delivery."),
@@ -117,6 +119,9 @@ def _relay(board: Board) -> Iterator[Sample]:
     for name, count in loops.failures().items():
         yield "relay_loop_failures", {"loop": name}, count
     yield from _rate(values.get("rate"))
+    if values.get("submission") is not None:
+        yield "relay_submission_open", {}, values["submission"]["open"]
+        yield "relay_submission_users", {}, values["submission"]["users"]
 
 
 def _spool(room: Mapping[str, Any] | None) -> Iterator[Sample]:

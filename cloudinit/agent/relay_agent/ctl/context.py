@@ -65,7 +65,7 @@ class Context:
         try:
             for credential in read_sasl(self.places.sasl_map).values():
                 logs.hide_login(credential.username, credential.password)
-        except OSError:
+        except (OSError, ValueError):
             return
 
     def status(self) -> dict[str, Any]:
