@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from builder.errors import BuilderError
-from builder.standin.behaviour import Behaviour, Fault
+from builder.standin.behaviour import Behaviour, Certificate, Fault
 from builder.standin.certificates import Certificates
 from builder.standin.journal import AuthAttempt, Counts, Journal, Message, Refusal, Session
 from builder.standin.script import Script, Situation
@@ -154,6 +154,10 @@ class Provider:
     def ca_pem(self) -> str:
         """The certificate of the authority that a client must trust, in PEM."""
         return self._shared.certificates.ca_pem
+
+    def server_context(self) -> ssl.SSLContext:
+        """Return a context with the good certificate, for another server under the provider's names."""
+        return self._shared.certificates.context(Certificate.GOOD)
 
     # -- the script
 

@@ -6,13 +6,22 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
-from builder.presets import Preset, SecretShape
+from builder.presets import SecretShape
 
 _USER = "AKIASTANDINPROBE4ME7"
+
+
+@dataclass(frozen=True)
+class Grant:
+    """An OAuth 2.0 grant: the host of the token service, and the refresh token or client secret."""
+
+    host: str
+    proof: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -23,13 +32,16 @@ class SampleCredential:
     """The JSON object for Secrets Manager."""
     username: str
     password: str = field(repr=False)
-    """As the provider gets it: for Amazon SES the one that is derived from the key."""
+    """As the provider gets it: for Amazon SES derived from the key, for OAuth the access token."""
+    grant: Grant | None = None
+    """OAuth: what is asked for the token, and with what."""
 
     @property
     def traces(self) -> dict[str, bytes]:
         """Name → bytes that give the password away wherever they are found."""
-        plain = base64.b64encode(f"\0{self.username}\0{self.password}".encode())
-        found = {"the password": self.password.encode(), "the AUTH PLAIN response": plain}
+        form = "\0{0}\0{1}" if self.grant is None else "user={0}\1auth=Bearer {1}\1\1"
+        response = base64.b64encode(form.format(self.username, self.password).encode())
+        found = {"the password": self.password.encode(), "the AUTH response": response}
         for name, value in self.secret.items():
             if value not in (self.username, self.password):
                 found[f"`{name}` of the secret"] = value.encode()
@@ -37,24 +49,28 @@ class SampleCredential:
 
 
 def sample_credential(
-    preset: Preset,
+    shapes: Sequence[SecretShape],
     region: str | None,
     *,
     username: str = _USER,
     secret: Mapping[str, Any] | None = None,
 ) -> SampleCredential:
-    """Return a random credential in the preset's first shape with a password; the same user each time.
+    """Return a random credential in the first of the shapes; the same user each time.
 
     `secret` is what the secret holds already, when another provider has it in common and its shape fits.
     """
-    shape = next(shape for shape in preset.secret_shapes if shape.mechanism == "password")
+    shape = shapes[0]
     if secret is None or not set(shape.fields) <= set(secret):
         secret = _fill(shape, username)
     name = shape.username.format_map(secret)
     password = shape.password.format_map(secret)
     if shape.derive == "ses_smtp_v4":
         password = derive_ses_password(password, region or "us-east-1")
-    return SampleCredential(secret=secret, username=name, password=password)
+    grant = None
+    if shape.token_url is not None:
+        grant = Grant(host=urlsplit(shape.token_url.format_map(secret)).hostname or "", proof=password)
+        password = f"Canary{secrets.token_hex(17)}"
+    return SampleCredential(secret=secret, username=name, password=password, grant=grant)
 
 
 def derive_ses_password(secret_access_key: str, region: str) -> str:

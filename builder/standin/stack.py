@@ -16,18 +16,20 @@ from typing import Any, Literal
 from builder.standin.metadata import Metadata
 from builder.standin.provider import DEFAULT_HOST, Provider
 from builder.standin.secrets import SecretsManager
+from builder.standin.tokens import TokenService
 
 QEMU_HOST = "10.0.2.2"  # the host as seen from a guest on QEMU's user network
 LOOPBACK = "127.0.0.1"
 
 
 class StandIns:
-    """The three services on free ports of this machine's loopback.
+    """The services on free ports of this machine's loopback.
 
     `secrets` maps names to what is in them; boot.json names the first. `host_address` is where a guest finds
     all of it: `QEMU_HOST` for a guest under QEMU. `tls` says which of the provider's ports boot.json names;
-    None leaves the port as it was baked. The secrets can be read only with the role credentials that the
-    metadata service hands out; keyword arguments in `provider_options` go to `Provider`.
+    None leaves the port as it was baked. `token_hosts` are the names of the provider's OAuth token service,
+    if it has one. The secrets can be read only with the role credentials that the metadata service hands out;
+    keyword arguments in `provider_options` go to `Provider`.
     """
 
     def __init__(
@@ -39,13 +41,17 @@ class StandIns:
         host_names: Sequence[str] = (DEFAULT_HOST,),
         tls: Literal["starttls", "implicit"] | None = "starttls",
         host_address: str = LOOPBACK,
+        token_hosts: Sequence[str] = (),
         provider_options: Mapping[str, Any] | None = None,
     ) -> None:
         access_key_id = "ASIASTANDINRELAY"
         self.secret_name = next(iter(secrets))
         self.region = region
         self.host_address = host_address
-        self.provider = Provider(users=users, host_names=host_names, **(provider_options or {}))
+        self.provider = Provider(
+            users=users, host_names=[*host_names, *token_hosts], **(provider_options or {})
+        )
+        self.tokens = TokenService(self.provider.server_context()) if token_hosts else None
         self.secrets = SecretsManager(region=region, access_keys=[access_key_id])
         self.metadata = Metadata(region=region, access_key_id=access_key_id)
         self._secrets = {name: dict(value) for name, value in secrets.items()}
@@ -54,8 +60,9 @@ class StandIns:
 
     def __enter__(self) -> StandIns:
         with ExitStack() as stack:
-            for service in (self.provider, self.secrets, self.metadata):
-                stack.enter_context(service)
+            for service in (self.provider, self.secrets, self.metadata, self.tokens):
+                if service is not None:
+                    stack.enter_context(service)
             for name, value in self._secrets.items():
                 self.secrets.put(name, value)
             self._running = stack.pop_all()

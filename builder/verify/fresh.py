@@ -6,21 +6,34 @@ import re
 import smtplib
 from collections.abc import Iterable
 
+from builder.config import RelayConfig
 from builder.console import format_seconds
 from builder.launch import Address
+from builder.standin.stack import QEMU_HOST
 from builder.verify.check import check
-from builder.verify.probe import sender_at_provider
+from builder.verify.probe import choose_addresses, is_in, sender_at_provider
 from builder.verify.relay import SASL_MAP, CheckFailed, Relay, greeting, require
 
 _READY_SECONDS = 600
 # Where a program that takes mail or fetches a secret could have left it.
 _SEARCHED = "/etc /home /opt /root /srv /tmp /usr/lib/relay /usr/local /var"
+# Where a credential belongs: each file with its mode and owner. Users of the submission port are for smtpd to
+# read, signing keys for the signer.
+_PLACES = {
+    SASL_MAP: "600 root:root",
+    "/run/relay/submission.pem": "600 root:root",
+    "/run/relay-users/sasldb2": "640 root:postfix",
+    "/run/relay-dkim/keys/*.pem": "600 opendkim:opendkim",
+}
+_ELSEWHERE = " ".join(f"! -path '{path}'" for path in _PLACES)
 
 
 @check("ready")
 def ready(relay: Relay) -> str:
-    """Prove that a fresh instance fetches its credential, proves it and opens port 25 by itself."""
+    """Prove that a fresh instance fetches its credentials, proves them and opens port 25 by itself."""
     seconds = relay.guest.wait_ready(timeout_seconds=_READY_SECONDS)
+    # One provider that works is enough to be ready; here all of them do.
+    relay.wait_proven()
     banner = relay.wait_greeting(timeout_seconds=10)
     require(banner.startswith("220 "), f"port 25 says `{banner}`")
     asked = [call for call in relay.stand_ins.secrets.calls if call.operation == "GetSecretValue"]
@@ -54,13 +67,31 @@ def relayed(relay: Relay) -> str:
     return f"{message.tls_version}, AUTH {mechanism}, {message.reply}"
 
 
+def _is_signed(config: RelayConfig) -> bool:
+    if config.dkim is None:
+        return False
+    sender = sender_at_provider(config, choose_addresses(config, QEMU_HOST)[0])
+    return any(is_in(sender, [key.domain]) for key in config.dkim.keys)
+
+
+@check("signed", applies=_is_signed)
+def signed(relay: Relay) -> str:
+    """Prove that mail of a domain with a DKIM key is signed for it, once."""
+    message = relay.wait_delivered(relay.send())[0]
+    found = [value for name, value in message.headers if name.lower() == "dkim-signature"]
+    require(len(found) == 1, f"it has {len(found)} DKIM-Signature headers, expected one")
+    tags = dict(re.findall(r"(\w+)=([^;]*)", "".join(found[0].split())))
+    require(is_in(message.sender, [tags.get("d", "")]), f"it is signed for {tags.get('d')}")
+    return f"{tags.get('a')} by {tags.get('s')}._domainkey.{tags['d']}; signed are {tags.get('h')}"
+
+
 @check("credential-on-tmpfs")
 def credential_on_tmpfs(relay: Relay) -> str:
     """Prove that the credential is in one file on tmpfs, mode 0600, and nowhere else in the guest."""
-    kind = relay.read(f"stat -f -c %T {SASL_MAP}")
-    facts = relay.read(f"stat -c '%a %U:%G' {SASL_MAP}")
-    require(kind == "tmpfs", f"{SASL_MAP} is on {kind}")
-    require(facts == "600 root:root", f"{SASL_MAP} is {facts}, expected 600 root:root")
+    facts = _facts(relay, _PLACES[SASL_MAP], SASL_MAP)
+    for path, expected in _PLACES.items():
+        if path != SASL_MAP and relay.read(f"ls {path} 2>/dev/null || true"):
+            _facts(relay, expected, path)
     password = relay.logins.first.password
     require(password in relay.read(f"cat {SASL_MAP}"), f"{SASL_MAP} does not hold the current password")
     require(not relay.read("swapon --show --noheadings"), "the guest swaps, so memory can reach a disk")
@@ -123,6 +154,15 @@ _FIREWALL_CLOSE = (
 )
 
 
+def _facts(relay: Relay, expected: str, path: str) -> str:
+    """Return mode and owner of a file that holds a credential; CheckFailed unless it is as it has to be."""
+    kinds = set(relay.read(f"stat -f -c %T {path}").splitlines())
+    require(kinds == {"tmpfs"}, f"{path} is on {', '.join(kinds)}")
+    facts = set(relay.read(f"stat -c '%a %U:%G' {path}").splitlines())
+    require(facts == {expected}, f"{path} is {', '.join(facts)}, expected {expected}")
+    return expected
+
+
 def _search_guest(relay: Relay) -> str:
     """Return where else a credential is: files, journal, arguments and environments of processes.
 
@@ -132,7 +172,7 @@ def _search_guest(relay: Relay) -> str:
     script = (
         "patterns=$(mktemp /dev/shm/patterns.XXXXXX); cat > $patterns;"
         f" grep -rlaF -f $patterns {_SEARCHED} 2>/dev/null;"
-        f" find /run -type f ! -path {SASL_MAP} -exec grep -laF -f $patterns {{}} + 2>/dev/null;"
+        f" find /run -type f {_ELSEWHERE} -exec grep -laF -f $patterns {{}} + 2>/dev/null;"
         " grep -laF -f $patterns /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null;"
         " journalctl -b -o export --no-pager | grep -aqF -f $patterns && echo the journal;"
         " dmesg | grep -aqF -f $patterns && echo the kernel log;"
@@ -147,4 +187,4 @@ def _shows(relay: Relay, path: str) -> bool:
     return any(value.decode() in text for value in relay.traces.values())
 
 
-CHECKS = (ready, relayed, credential_on_tmpfs, closed_relay)
+CHECKS = (ready, relayed, signed, credential_on_tmpfs, closed_relay)

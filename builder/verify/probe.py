@@ -21,10 +21,13 @@ def choose_addresses(config: RelayConfig, client: str) -> tuple[str, str]:
     Errors: BuilderError when the access rules allow no address that can be made up from them.
     """
     own = _own_domains(config, client)
-    senders = (name for name in _candidates(config.access.senders, SENDER, own or ()) if _is_of(name, own))
+    # Of a domain with a DKIM key where that may be, so that the signature is seen as well.
+    signed = [key.domain for key in config.dkim.keys] if config.dkim else []
+    usual = [f"{_NAME}@{domain}" for domain in signed] + [SENDER]
+    senders = (name for name in _candidates(config.access.senders, usual, own or ()) if _is_of(name, own))
     routed = [domain for route in config.routes for domain in route.sender_domains]
     sender = _first_allowed(config.access.senders, senders, routed, "senders")
-    recipients = _candidates(config.access.recipients, RECIPIENT, ())
+    recipients = _candidates(config.access.recipients, [RECIPIENT], ())
     routed = [domain for route in config.routes for domain in route.recipient_domains]
     return sender, _first_allowed(config.access.recipients, recipients, routed, "recipients")
 
@@ -32,12 +35,18 @@ def choose_addresses(config: RelayConfig, client: str) -> tuple[str, str]:
 def sender_at_provider(config: RelayConfig, sender: str) -> str:
     """Return the envelope sender that the provider gets to see."""
     rewrite = config.hygiene.sender_rewrite
-    return sender if rewrite is None or _is_in(sender, rewrite.keep) else rewrite.address
+    return sender if rewrite is None or is_in(sender, rewrite.keep) else rewrite.address
+
+
+def is_in(address: str, domains: Iterable[str]) -> bool:
+    """Whether an address is in one of the domains or below it."""
+    domain = address.partition("@")[2].lower()
+    return any(domain == name.lower() or domain.endswith(f".{name.lower()}") for name in domains)
 
 
 def _first_allowed(rules: AccessList, names: Iterable[str], routed: Sequence[str], kind: str) -> str:
     for name in names:
-        if _action(rules, name) == "allow" and not _is_in(name, routed):
+        if _action(rules, name) == "allow" and not is_in(name, routed):
             return name
     raise BuilderError(
         f"No test message can be sent: `access.{kind}` allows no address that its rules spell out",
@@ -45,8 +54,8 @@ def _first_allowed(rules: AccessList, names: Iterable[str], routed: Sequence[str
     )
 
 
-def _candidates(rules: AccessList, usual: str, domains: Iterable[str]) -> Iterator[str]:
-    yield usual
+def _candidates(rules: AccessList, usual: Iterable[str], domains: Iterable[str]) -> Iterator[str]:
+    yield from usual
     yield from (f"{_NAME}@{domain}" for domain in domains)
     for rule in rules.rules:
         if rule.action == "allow" and rule.kind == "exact" and rule.pattern != "<>":
@@ -77,10 +86,4 @@ def _action(rules: AccessList, address: str) -> str:
 
 
 def _is_of(address: str, domains: Sequence[str] | None) -> bool:
-    return domains is None or _is_in(address, domains)
-
-
-def _is_in(address: str, domains: Iterable[str]) -> bool:
-    """Whether an address is in one of the domains or below it."""
-    domain = address.partition("@")[2].lower()
-    return any(domain == name.lower() or domain.endswith(f".{name.lower()}") for name in domains)
+    return domains is None or is_in(address, domains)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from relay_agent import logs
+from relay_agent import logs, loops
 from relay_agent.places import Places
 
 from builder.standin.metadata import Metadata
@@ -27,6 +27,8 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     yield
     logs._secrets.clear()
+    logs._passing.clear()
+    loops.forget()
 
 
 @pytest.fixture

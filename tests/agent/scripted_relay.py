@@ -50,7 +50,7 @@ class Relay:
         """Start the agent (again), as systemd does."""
         log = Log(self.log)
         self.board = Board(self.places, Traffic(), version="test")
-        door = Door(self.places, Postfix(self.places), log)
+        door = Door(self.places, Postfix(self.places), log, monotonic=lambda: self.now)
         self.agent = Agent(self.places, self.board, door, log, self._connect, monotonic=lambda: self.now)
 
     def reboot(self) -> None:

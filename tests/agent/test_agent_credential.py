@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from relay_agent.credential import Credential, ses_smtp_v4
 from relay_agent.maps import make_private_folder, read_sasl, write_sasl, write_whole
 from relay_agent.settings import Shape
 from relay_agent.trouble import Trouble
+
+from tests.agent.relay_world import PASSWORD, USER
 
 EXAMPLE = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 IAM = Shape(
@@ -164,3 +168,42 @@ def test_what_a_killed_agent_left_behind_is_no_hindrance(tmp_path: Path) -> None
 def test_the_folder_is_closed_to_others(tmp_path: Path) -> None:
     make_private_folder(tmp_path / "relay")
     assert stat.S_IMODE((tmp_path / "relay").stat().st_mode) == 0o750
+
+
+def test_a_password_stays_hidden_whatever_comes_after_it() -> None:
+    """The metadata service's token is a new one each half minute where Amazon SES is asked for its quota."""
+    logs.hide_login(USER, PASSWORD)
+    for number in range(2000):
+        logs.hide(f"token-{number:05d}==", is_passing=True)
+    for number in range(300):
+        logs.hide_login(f"app-{number}", f"password of application {number}")
+    plain = base64.b64encode(f"\0{USER}\0{PASSWORD}".encode()).decode().rstrip("=")
+    assert logs.clean(f"{PASSWORD} {plain} token-01999==") == "[hidden] [hidden] [hidden]"
+
+
+ODD = (
+    "#hash",
+    "back\\slash\\",
+    "co:lon::s",
+    "two  words",
+    "ümläut€",
+    '"quoted"',
+    "'",
+    "$mynetworks ${x}",
+    "%s",
+    "a=b,c",
+)
+
+
+@pytest.mark.postfix
+@pytest.mark.parametrize("value", ODD)
+def test_postfix_reads_the_very_bytes_that_were_proven(tmp_path: Path, value: str) -> None:
+    """The table is `texthash:`; a user name with a colon is refused, so the first one ends it."""
+    (tmp_path / "main.cf").write_text("compatibility_level = 2\nsmtputf8_enable = no\n")
+    path = tmp_path / "sasl"
+    found = read({"username": value.replace(":", ""), "password": value})
+    write_sasl(path, {"localhost": found})
+    command = ["postmap", "-c", str(tmp_path), "-q", "localhost", f"texthash:{path}"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert done.stdout == f"{found.username}:{found.password}\n".encode()
+    assert read_sasl(path)["localhost"].password == found.password == value

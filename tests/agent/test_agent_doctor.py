@@ -136,6 +136,15 @@ def test_an_empty_queue_with_bounces_in_the_log_is_not_success(healthy: Ctl) -> 
     assert "mend: Verify the sender's address or domain at the provider" in text
 
 
+def test_a_step_that_breaks_is_a_finding_and_the_next_ones_follow(healthy: Ctl) -> None:
+    healthy.places.sasl_map.write_bytes(b"localhost user:\xff\n")
+    code, text = healthy("doctor", "--offline", "--json")
+    found = steps(text)
+    assert code == 1
+    assert "`credential map` failed: UnicodeDecodeError" in found["credential map"][0]
+    assert "queue" in found
+
+
 def test_every_reason_has_something_that_mends_it() -> None:
     assert {name for name, _ in _REASONS} == set(MENDS)
 

@@ -83,6 +83,7 @@ def get(port: int, path: str, method: str = "GET") -> tuple[int, str, str]:
         ("failed", 503, False),
         ("ready", 200, True),
         ("degraded", 200, True),
+        ("full", 503, False),
         ("draining", 503, False),
     ],
 )
@@ -216,6 +217,23 @@ def test_metrics_keep_the_rules_of_openmetrics(board: Board) -> None:
             name = re.split(r"[{ ]", line)[0]
             assert name in {current + suffix for suffix in suffixes}, line
     assert set(kinds) == set(metrics.FAMILIES)
+
+
+def test_a_submission_port_has_metrics_only_where_there_is_one(board: Board) -> None:
+    assert "relay_submission_open" not in samples(metrics.render(board))
+    board.set(submission={"open": False, "users": 3})
+    found = samples(metrics.render(board))
+    assert (found["relay_submission_open"], found["relay_submission_users"]) == (0, 3)
+
+
+def test_a_clock_that_went_back_does_not_count_what_is_to_come() -> None:
+    now = 10_000.0
+    traffic = Traffic(lambda: now)
+    event = parse(*LINES[0])
+    assert event is not None
+    traffic.add(event, now)
+    now -= 3600
+    assert traffic.summary()["rate_in"]["60"] == 0
 
 
 def test_status_json_has_what_relayctl_shows(board: Board, places: Places) -> None:

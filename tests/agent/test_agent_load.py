@@ -1,8 +1,9 @@
-"""Ten rotations under 50 messages a second, through a real Postfix: none lost, bounced or doubled."""
+"""Rotations under load and in mid-delivery, through a real Postfix: nothing is lost, late or doubled."""
 
 from __future__ import annotations
 
 import json
+import re
 import smtplib
 import threading
 import time
@@ -19,6 +20,7 @@ from relay_agent.places import Places
 from relay_agent.secret import Library
 from relay_agent.traffic import Traffic
 
+from builder.standin.behaviour import Behaviour, Fault, Stage
 from builder.standin.metadata import Metadata
 from builder.standin.provider import Provider
 from builder.standin.secrets import SecretsManager
@@ -167,3 +169,29 @@ def test_ten_rotations_under_load_lose_bounce_and_double_nothing(
     assert counts["rotations"] == ROTATIONS
     assert "password-number" not in capsys.readouterr().out
     assert not Path(places.root / "core").exists()
+
+
+def test_a_delivery_that_began_with_the_old_password_does_not_wait_for_a_queue_run(
+    relay: RealPostfix, provider: Provider, secrets: SecretsManager
+) -> None:
+    """It fails after the reload and the first flush; the next queue run would be five minutes away."""
+    places, main_cf = relay.places, relay.config / "main.cf"
+    main_cf.write_text(re.sub(r"(_time|_delay) = \ds", r"\1 = 300s", main_cf.read_text()))
+    provider.set_password(USER, "password-number-0000")
+    secrets.put(SECRET, {"username": USER, "password": "password-number-0000"})
+    agent, board, thread = start_agent(places, relay)
+    try:
+        wait_until(lambda: board.state == "ready", 60, str(board.readiness()))
+        provider.set_password(USER, "password-number-0001")
+        provider.next_sessions(1, Behaviour(Fault.SLOW, stage=Stage.AUTH, seconds=6))
+        sessions = len(provider.sessions)
+        relay.send()
+        wait_until(lambda: len(provider.sessions) > sessions, 10, "the delivery does not begin")
+        secrets.rotate(SECRET, {"username": USER, "password": "password-number-0001"})
+        wait_until(lambda: "0001" in places.sasl_map.read_text(), 5, "the new password is not in use")
+        wait_until(lambda: "535" in (relay.root / "mail.log").read_text(), 20, "the delivery does not fail")
+        assert provider.counts.messages == 0
+        wait_until(lambda: provider.counts.messages == 1, 20, "it waits for a queue run")
+    finally:
+        agent.stop()
+        thread.join(10)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import smtplib
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,37 @@ def test_a_server_that_drips_is_given_up_at_the_deadline(ca_file: Path) -> None:
         stopping.set()
         thread.join()
     assert trouble.code == "upstream-temporary"
+
+
+def test_the_deadline_holds_also_when_it_passes_before_there_is_a_connection(
+    ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight addresses that do not answer take two minutes, and the ninth may drip."""
+    stopping = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        client, _ = server.accept()
+        with client:
+            while not stopping.wait(0.1):
+                try:
+                    client.sendall(b"2")
+                except OSError:
+                    return
+
+    def connect_late(self: smtplib.SMTP, host: str, port: int, timeout: float) -> socket.socket:
+        time.sleep(0.6)
+        return socket.create_connection((host, port), timeout)
+
+    monkeypatch.setattr(smtplib.SMTP, "_get_socket", connect_late)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,))
+        thread.start()
+        prover = Prover(ca_file=ca_file, hello="relay.example.com", timeout_seconds=2, deadline_seconds=0.3)
+        started = time.monotonic()
+        trouble_of(prover, upstream(server.getsockname()[1]))
+        stopping.set()
+        thread.join()
+    assert time.monotonic() - started < 3
 
 
 def test_a_password_that_is_not_ascii_is_sent_as_utf8(provider: Provider, prover: Prover) -> None:

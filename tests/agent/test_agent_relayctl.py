@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import time
 from typing import Any
 
 import pytest
+from relay_agent import loops
 from relay_agent.credential import Credential
 from relay_agent.ctl.__main__ import build_parser, main
 from relay_agent.ctl.context import Context, Out, span
@@ -15,7 +17,7 @@ from relay_agent.mailqueue import parse, summarize
 from relay_agent.maps import write_sasl
 from relay_agent.places import Places
 
-from tests.agent.relay_world import PASSWORD, USER, FakePostfix, write_json
+from tests.agent.relay_world import PASSWORD, USER, FakePostfix, agent_json, write_json
 from tests.agent.relayctl_world import Ctl, entry, steps
 from tests.agent.test_agent_health import UPSTREAM
 from tests.fakes import FakeTools
@@ -102,6 +104,13 @@ def test_doctor_says_what_must_stand_in_dns(ctl: Ctl) -> None:
     assert found["DKIM"] == ["wrong: The DKIM signer does not answer"]
 
 
+def test_a_loop_of_the_agent_that_fails_is_shown(ctl: Ctl) -> None:
+    loops.failed("rate", OSError(28, "No space left on device"))
+    ctl.board.write()
+    assert "loop rate failed 1 times" in ctl("status")[1]
+    assert "OSError (No space left on device)" in ctl("doctor", "--offline")[1]
+
+
 def test_status_as_json_has_policy_and_firewall(ctl: Ctl) -> None:
     code, text = ctl("status", "--json")
     value = json.loads(text)
@@ -109,6 +118,60 @@ def test_status_as_json_has_policy_and_firewall(ctl: Ctl) -> None:
     assert value["state"] == "ready"
     assert value["firewall"]["networks4"] == ["10.0.0.0/8"]
     assert value["policy"]["mynetworks"].endswith("10.0.0.0/8")
+
+
+RULES = """\
+for name; do :; done
+case "$2$name" in
+-xhmynetworks|-xhmessage_size_limit) echo 10.0.0.0/8 ;;
+*smtpd_recipient_restrictions)
+    echo 'check_client_access cidr:/etc/postfix/n.cidr, check_sender_access regexp:/etc/postfix/s.regexp' ;;
+*smtpd_restriction_classes) echo senders_of_network_1 ;;
+*senders_of_network_1) echo 'check_sender_access regexp:/etc/postfix/senders_of_network_1.regexp' ;;
+*smtpd_client_message_rate_limit) echo 100 ;;
+*smtpd_client_*_limit) echo 0 ;;
+*smtpd_client_event_limit_exceptions) echo 10.9.0.1 ;;
+*) echo ;;
+esac
+"""
+
+
+def test_status_shows_who_may_send_what(ctl: Ctl) -> None:
+    ctl.fake_tool("postconf", RULES)
+    folder = ctl.places.root / "etc/postfix"
+    folder.mkdir()
+    (folder / "n.cidr").write_text("# networks\n10.1.0.0/16  senders_of_network_1\n")
+    (folder / "s.regexp").write_text("".join(f"/^a{number}@/  REJECT no\n" for number in range(12)))
+    (folder / "senders_of_network_1.regexp").write_text("/@example[.]com$/  DUNNO\n/^/  REJECT 5.7.1 no\n")
+    text = ctl("status")[1]
+    for part in (
+        "/etc/postfix/n.cidr, 1 rules",
+        "10.1.0.0/16  senders_of_network_1",
+        "/etc/postfix/s.regexp, 12 rules",
+        "… and 4 more",
+        "/@example[.]com$/  DUNNO",
+        "100 messages a minute; not for 10.9.0.1",
+    ):
+        assert part in text
+    rules = json.loads(ctl("status", "--json")[1])["policy"]["rules"]
+    assert len(rules["/etc/postfix/s.regexp"]) == 12
+    (folder / "s.regexp").unlink()
+    assert "cannot be read: No such file" in ctl("status")[1]
+
+
+def test_status_says_that_there_are_no_rules_and_no_limits(ctl: Ctl) -> None:
+    ctl.fake_tool("postconf", "for name; do :; done; case $name in *_limit) echo 0;; esac")
+    text = ctl("status")[1]
+    assert "none: every sender and recipient" in text
+    assert "client limits" in text
+
+
+def test_status_while_the_provider_does_not_answer_is_shown_with_its_age(ctl: Ctl) -> None:
+    value = json.loads(ctl.places.status_json.read_text())
+    write_json(ctl.places.status_json, {**value, "updated_at": time.time() - 90})
+    code, text = ctl("status")
+    assert code == 0
+    assert "as of 2 min ago" in text
 
 
 def test_status_of_a_silent_agent_says_where_to_look(ctl: Ctl, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,6 +298,51 @@ def test_drain_gives_up_in_time_and_says_what_is_left(ctl: Ctl) -> None:
     assert "1 deferred, oldest 3 min" in text
     assert "1 recipients wait: throttled" in text
     assert ctl.postfix.flushes == 1
+
+
+def test_drain_waits_on_when_the_queue_cannot_be_read_for_a_moment(ctl: Ctl) -> None:
+    state = ctl.postfix.folder
+    ctl.fake_tool(
+        "postqueue", f"case $1 in -j) [ -e {state}/once ] || {{ touch {state}/once; exit 75; }} ;; esac"
+    )
+    code, text = ctl("drain")
+    assert (code, text.splitlines()[-1]) == (0, "The queue is empty")
+
+
+def test_drain_closes_the_submission_port_too_without_the_agent(ctl: Ctl) -> None:
+    submission = {
+        "service": "submission",
+        "master_cf": "submission inet n - n - - smtpd",
+        "secret": "relay/users",
+        "certificate": "secret",
+        "certificate_file": "/run/relay-users/tls.pem",
+        "users_file": "/run/relay-users/sasldb2",
+        "realm": "example.com",
+        "port": 587,
+    }
+    write_json(ctl.places.agent_json, agent_json(submission=submission))
+    postconf = ctl.fake_tool("postconf", "case $1 in -M) echo ${2%/inet} inet n ;; esac")
+    ctl("drain")
+    assert ["-MX", "submission/inet"] in postconf.calls
+    assert ["-MX", "smtp/inet"] in postconf.calls
+
+
+def test_a_drain_is_not_said_to_be_taken_back_when_there_is_no_agent(
+    ctl: Ctl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ctl.places.draining.touch()
+    ctl.places.status_json.unlink()
+    assert ctl("drain", "--cancel")[0] == 1
+    assert not ctl.places.draining.exists()
+    assert "The agent has not written" in capsys.readouterr().err
+
+
+def test_a_relay_without_its_folder_gives_an_error_and_no_traceback(
+    ctl: Ctl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(ctl.places.run_dir)
+    assert ctl("drain")[0] == 1
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_drain_can_be_taken_back(ctl: Ctl) -> None:

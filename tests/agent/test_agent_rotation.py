@@ -9,6 +9,7 @@ from relay_agent.trouble import Trouble
 
 from tests.agent.relay_world import FakePostfix, agent_json, upstream_json, write_json
 from tests.agent.scripted_relay import AUTH_LINE, BUSY, REFUSED, Relay
+from tests.fakes import FakeTools
 
 
 @pytest.fixture
@@ -130,6 +131,48 @@ def test_secrets_manager_being_away_does_not_degrade_a_working_relay(relay: Rela
     assert relay.board.values()["upstreams"][0]["reason"]["code"] == "endpoint-slow"
 
 
+def test_what_began_with_the_old_password_is_flushed_once_more(relay: Relay) -> None:
+    """Its delivery fails after the first flush, which passes it over: it is still open."""
+    relay.rounds(10, seconds=2)
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    relay.rounds(1, seconds=67)
+    flushes = relay.postfix.flushes
+    relay.rounds(4, seconds=2)
+    assert relay.postfix.flushes == flushes
+    relay.rounds(1, seconds=2)
+    assert relay.postfix.flushes == flushes + 1
+    relay.rounds(20, seconds=2)
+    assert relay.postfix.flushes == flushes + 1
+
+
+def test_a_reload_that_fails_is_done_again(relay: Relay, fake_tool: FakeTools) -> None:
+    relay.rounds()
+    working = relay.postfix.postfix.path.read_text()
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    reloads, flushes = relay.postfix.reloads, relay.postfix.flushes
+    broken = fake_tool("postfix", "[ $1 = status ]")
+    relay.rounds(2, seconds=67)
+    assert (relay.state, relay.reason) == ("degraded", "postfix-config")
+    assert relay.postfix.reloads == reloads + 2
+    broken.path.write_text(working)
+    relay.rounds(3, seconds=2)
+    assert relay.state == "ready"
+    assert relay.postfix.flushes == flushes + 1
+
+
+def test_a_map_that_changed_while_nothing_greeted_reaches_postfix(relay: Relay) -> None:
+    relay.rounds()
+    relay.postfix.stop()
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    relay.rounds(1, seconds=67)
+    assert relay.reason == "postfix-down"
+    relay.postfix.start()
+    reloads = relay.postfix.reloads
+    relay.rounds(3, seconds=2)
+    assert relay.state == "ready"
+    assert relay.postfix.reloads == reloads + 1
+
+
 # -- several upstreams
 
 
@@ -170,6 +213,55 @@ def test_draining_closes_the_port_and_flushes_once(relay: Relay) -> None:
     relay.rounds()
     assert relay.state == "ready"
     assert relay.postfix.is_open
+
+
+def test_a_port_that_postfix_was_not_told_to_close_is_closed_in_the_next_round(
+    relay: Relay, fake_tool: FakeTools
+) -> None:
+    relay.rounds()
+    working = relay.postfix.postfix.path.read_text()
+    broken = fake_tool("postfix", "[ $1 = status ]")
+    relay.places.draining.touch()
+    relay.rounds(2, seconds=2)
+    assert not relay.postfix.has_listener
+    assert relay.postfix.is_open
+    broken.path.write_text(working)
+    relay.rounds(1, seconds=2)
+    assert relay.state == "draining"
+    assert not relay.postfix.is_open
+
+
+def test_a_port_that_cannot_be_closed_does_not_stop_rotations(relay: Relay, fake_tool: FakeTools) -> None:
+    relay.rounds()
+    fake_tool("postconf", "exit 1")
+    fake_tool("postfix", "[ $1 = status ]")
+    relay.places.draining.touch()
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    relay.rounds(2, seconds=67)
+    assert relay.map == "localhost user:password-2\n"
+
+
+def test_a_fresh_machine_is_not_called_draining_after_it_was_taken_back(relay: Relay) -> None:
+    relay.fetch_trouble = Trouble("secret-missing", "There is no secret", lasting=True)
+    relay.places.draining.touch()
+    relay.rounds()
+    assert relay.state == "draining"
+    relay.places.draining.unlink()
+    relay.rounds()
+    assert (relay.state, relay.reason) == ("starting", "secret-missing")
+    assert not relay.postfix.is_open
+
+
+def test_an_agent_that_is_started_again_goes_on_draining(relay: Relay) -> None:
+    relay.rounds()
+    relay.places.draining.touch()
+    relay.rounds(2, seconds=2)
+    relay.restart()
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    relay.rounds(5, seconds=67)
+    assert relay.state == "draining"
+    assert not relay.postfix.has_listener
+    assert not relay.postfix.is_open
 
 
 def test_a_rotation_while_draining_reaches_postfix(relay: Relay) -> None:

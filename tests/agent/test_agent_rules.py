@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from relay_agent import logs
 from relay_agent.places import Places
 from relay_agent.trouble import Trouble
 
 from tests.agent.relay_world import FakePostfix, agent_json, upstream_json, write_json
 from tests.agent.scripted_relay import BUSY, MISSING, REFUSED, Relay
+from tests.fakes import FakeTools
 
 
 @pytest.fixture
@@ -264,6 +266,45 @@ def test_postfix_that_dies_makes_the_relay_unready_and_comes_back(relay: Relay) 
     assert relay.state == "ready"
 
 
+@pytest.mark.parametrize(("program", "code"), [("postconf", "postfix-config"), ("nft", "firewall")])
+def test_after_a_reboot_settings_that_cannot_be_applied_do_not_keep_the_queue_from_being_delivered(
+    relay: Relay, fake_tool: FakeTools, program: str, code: str
+) -> None:
+    """A disk that the queue has filled: `postconf -e` cannot write, and only delivery makes room."""
+    relay.rounds()
+    write_json(relay.places.boot_json, {"schema": 1, "networks": ["192.0.2.0/24"]})
+    path = fake_tool.folder / program
+    working = path.read_text()
+    path.write_text(working.replace("\n", '\ncase "$1" in -e|-f) exit 1;; esac\n', 1))
+    relay.reboot()
+    relay.rounds(3, seconds=61)
+    assert (relay.state, relay.reason) == ("degraded", code)
+    assert relay.map == "localhost user:password-1\n"
+    assert relay.postfix.is_open
+    path.write_text(working)
+    relay.rounds(1, seconds=10)
+    assert relay.state == "ready"
+
+
+def test_a_fresh_machine_whose_settings_cannot_be_applied_stays_closed(relay: Relay) -> None:
+    write_json(relay.places.boot_json, {"schema": 1, "networks": ["192.0.2.0/24"]})
+    relay.postfix.nft.path.write_text("#!/bin/sh\nexit 1\n")
+    relay.rounds(3, seconds=61)
+    assert relay.reason == "firewall"
+    assert not relay.postfix.is_open
+
+
+def test_a_firewall_that_fails_for_ever_does_not_reload_postfix_for_ever(relay: Relay) -> None:
+    relay.rounds()
+    relay.postfix.nft.path.write_text("#!/bin/sh\nexit 1\n")
+    write_json(relay.places.boot_json, {"schema": 1, "networks": ["192.0.2.0/24"]})
+    reloads = relay.postfix.reloads
+    relay.rounds(10, seconds=10)
+    assert relay.reason == "firewall"
+    # One for the networks, one for the map, which the new settings' first proof refreshes.
+    assert relay.postfix.reloads == reloads + 2
+
+
 # -- what is said
 
 
@@ -276,6 +317,16 @@ def test_no_password_is_in_any_output(relay: Relay, capfd: pytest.CaptureFixture
     shown = relay.log.getvalue() + relay.places.status_json.read_text() + out + err
     assert "refused [hidden]" in shown
     assert "password-1" not in shown
+
+
+def test_the_password_in_a_map_of_an_agent_before_is_hidden_too(relay: Relay) -> None:
+    relay.rounds()
+    logs._secrets.clear()
+    relay.restart()
+    relay.fetch_trouble = Trouble("endpoint-error", "it repeats password-1")
+    relay.rounds(2, seconds=61)
+    assert "password-1" not in relay.places.status_json.read_text()
+    assert "it repeats [hidden]" in relay.places.status_json.read_text()
 
 
 def test_the_log_is_json_lines_and_says_each_change_once(relay: Relay) -> None:

@@ -326,7 +326,7 @@ def test_a_sample_of_ses_is_a_key_whose_password_is_derived() -> None:
 
 @pytest.mark.parametrize("name", ["sendgrid", "mailgun", "gmail"])
 def test_a_sample_of_each_provider_has_a_login(name: str) -> None:
-    sample: SampleCredential = sample_credential(load_preset(name), None)
+    sample: SampleCredential = sample_credential(load_preset(name).secret_shapes, None)
     assert sample.username
     assert sample.password.startswith("Canary")
     assert sample.password not in repr(sample)

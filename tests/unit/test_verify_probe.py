@@ -86,3 +86,8 @@ def test_the_provider_sees_the_rewritten_sender_unless_its_domain_is_kept() -> N
     config = _config(hygiene={"sender_rewrite": {"address": "me@gmail.example", "keep": ["ours.example"]}})
     assert sender_at_provider(config, "root@host.internal") == "me@gmail.example"
     assert sender_at_provider(config, "app@mail.ours.example") == "app@mail.ours.example"
+
+
+def test_a_domain_that_is_signed_is_sent_from() -> None:
+    key = {"domain": "ours.example", "selector": "s1", "secret": "relay/dkim"}
+    assert choose_addresses(_config(dkim={"keys": [key]}), CLIENT)[0] == "relay-probe@ours.example"

@@ -90,3 +90,33 @@ def test_the_submission_ports_users_are_in_a_secret_of_their_own(certificate: st
     assert list(logins.secrets)[0] == "relay/ses"
     assert (logins.submission_password or "").encode() in dict(logins.traces).values()
     assert str(logins.submission_password) not in repr(logins)
+
+
+def test_a_provider_with_oauth_has_a_token_service_that_knows_its_grants_only() -> None:
+    config = _config(preset="microsoft365", region=None)
+    logins = sample_logins(config)
+    grant = logins.first.grant
+    assert grant is not None
+    assert grant.host == "login.microsoftonline.com"
+    with make_stand_ins(config, logins) as stand_ins:
+        assert stand_ins.tokens is not None
+        form = {"grant_type": "refresh_token", "refresh_token": grant.proof}
+        assert stand_ins.tokens.answer(form)[1]["access_token"] == logins.first.password
+        assert stand_ins.tokens.answer({**form, "refresh_token": "x"}) == (400, {"error": "invalid_grant"})
+        user_data = yaml.safe_load(boot_user_data(config, stand_ins))
+        port = stand_ins.tokens.port
+        let_in(stand_ins, sample_logins(config))
+        assert stand_ins.tokens.answer(form)[0] == 400
+    redirects, trust = (command[-1] for command in user_data["bootcmd"])
+    assert f"tcp dport 443 dnat to 10.0.2.2:{port}" in redirects
+    assert "BEGIN CERTIFICATE" in trust
+
+
+def test_signing_keys_are_in_their_secrets_and_searched_for() -> None:
+    key = {"domain": "ours.example", "selector": "s1", "secret": "relay/dkim"}
+    logins = sample_logins(_config(dkim={"keys": [key]}))
+    pem = logins.secrets["relay/dkim"]["private_key"]
+    assert pem.startswith("-----BEGIN")
+    trace = dict(logins.traces)["the private key of `relay/dkim`"].decode()
+    assert trace in pem
+    assert "---" not in trace

@@ -7,7 +7,6 @@ import logging
 import signal
 import sys
 import threading
-import traceback
 from types import TracebackType
 from typing import Any, Callable
 
@@ -25,7 +24,7 @@ from relay_agent.places import Places
 from relay_agent.postfix import Postfix
 from relay_agent.secret import Library
 from relay_agent.traffic import Traffic
-from relay_agent.trouble import Trouble
+from relay_agent.trouble import Trouble, unexpected
 from relay_agent.watch import QueueWatcher
 
 
@@ -106,15 +105,16 @@ def _log_crashes(log: Log) -> None:
     """Send what would be a traceback on stderr through the guard; silence the libraries."""
     logging.getLogger().addHandler(logging.NullHandler())
 
-    def crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(trace)]
-        log.error("crash", error=f"{kind.__name__}: {error}", frames=frames)
+    def crashed(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        found = (error or kind()).with_traceback(trace)
+        log.error("crash", **unexpected("agent", found).as_json())
 
     def crashed_in_thread(args: Any) -> None:
         crashed(args.exc_type, args.exc_value, args.exc_traceback)
 
     sys.excepthook = crashed
     threading.excepthook = crashed_in_thread
+    sys.unraisablehook = crashed_in_thread
 
 
 if __name__ == "__main__":

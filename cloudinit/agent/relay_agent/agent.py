@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Callable, Sequence
 
-from relay_agent import instance, notify
+from relay_agent import instance, loops, notify
 from relay_agent import settings as config
 from relay_agent.backoff import Backoff
 from relay_agent.board import Board
@@ -30,6 +30,7 @@ _BOOT_TICK_SECONDS = 0.2
 _SOON = {"boot-config-missing", "postfix-down", "dkim-down"}
 _BOOT_JSON_SECONDS = 120.0
 _WRITE_SECONDS = 5.0
+_MOST_UNEXPECTED = 10
 
 
 class World:
@@ -85,6 +86,7 @@ class Agent:
         self._trouble: Trouble | None = None
         self._settings_trouble: Trouble | None = None
         self._backoff = Backoff(base_seconds=0.5, cap_seconds=10)
+        self._unexpected = 0
         self._is_told_ready = False
         self._said: dict[str, str] = {}
         self._wrote_at = 0.0
@@ -114,7 +116,7 @@ class Agent:
         self._board.beat()
         try:
             wait = self._round()
-            self._trouble = None
+            self._trouble, self._unexpected = None, 0
             self._backoff.reset()
         except Trouble as trouble:
             self._trouble = trouble
@@ -123,6 +125,13 @@ class Agent:
             # A full disk or a read-only file system: say so and go on, nothing else would notice.
             self._trouble = Trouble("file-error", f"A file of the agent cannot be written: {error}")
             wait = self._backoff.next_seconds()
+        except Exception as error:
+            self._trouble = loops.failed("main", error)
+            wait = self._backoff.next_seconds()
+            self._unexpected += 1
+            if self._unexpected > _MOST_UNEXPECTED:
+                # A new process may not have what this one has caught.
+                raise
         self._publish()
         return wait
 
@@ -132,22 +141,21 @@ class Agent:
             self._door.begin()
             self._has_begun = True
         settings = self._read_settings()
-        if not self._is_prepared:
-            self._door.prepare(settings)
-            self._is_prepared = True
         was_ready = instance.has_been_ready(self._places)
+        unprepared = self._prepare(settings, was_ready=was_ready)
         unsigned = self._sign()
-        trouble = self._open() if was_ready else None
-        if self._places.draining.exists():
-            self._door.drain()
+        is_draining = self._places.draining.exists()
+        if not is_draining:
+            self._door.is_draining = False
+        hindered = self._keep_port() if was_ready or is_draining else None
         config.require_secrets(settings)
         self._check_credentials(was_ready)
         if any(keeper.is_proven for keeper in self._keepers):
-            trouble = self._open()
+            hindered = self._keep_port()
         if self._submission is not None:
             self._submission.check(may_open=self._door.is_open)
             self._board.set(submission=self._submission.as_json())
-        trouble = trouble or unsigned or self._settings_trouble
+        trouble = hindered or unprepared or unsigned or self._settings_trouble
         if trouble is not None:
             raise trouble
         due = min((keeper.due for keeper in self._keepers), default=0.0) - self._monotonic()
@@ -160,16 +168,38 @@ class Agent:
         trouble = self._signer.check()
         self._board.set(dkim=self._signer.as_json())
         if self._signer.blocks:
-            self._door.shut()
+            try:
+                self._door.shut()
+            except Trouble as hindrance:
+                return hindrance
         return trouble
 
-    def _open(self) -> Trouble | None:
-        """Keep port 25 open unless it is drained; what hinders it must not hinder the rest of the round."""
-        if self._places.draining.exists() or (self._signer is not None and self._signer.blocks):
+    def _prepare(self, settings: Settings, *, was_ready: bool) -> Trouble | None:
+        """Apply what `boot.json` changes.
+
+        A machine that was ready before has it from then and goes on when this fails: with a full disk
+        `postconf -e` cannot write, and without a credential the queue that fills it would never be delivered.
+        """
+        if self._is_prepared:
             return None
-        self._door.is_draining = False
+        try:
+            self._door.prepare(settings)
+        except Trouble as trouble:
+            if not was_ready:
+                raise
+            return trouble
+        self._is_prepared = True
+        return None
+
+    def _keep_port(self) -> Trouble | None:
+        """Keep port 25 open, or closed for draining; what hinders it must not hinder the rest."""
         was_open = self._door.is_open
         try:
+            if self._places.draining.exists():
+                self._door.drain()
+                return None
+            if self._signer is not None and self._signer.blocks:
+                return None
             self._door.keep_open()
         except Trouble as trouble:
             return trouble
@@ -188,8 +218,7 @@ class Agent:
             notify.notify("WATCHDOG=1")
         self._log_fresh(fresh)
         changed = self._door.use(self._keepers, was_ready=was_ready)
-        if (changed or fresh) and (self._door.is_open or self._door.is_draining):
-            self._door.refresh()
+        self._door.refresh(is_new=changed or bool(fresh))
 
     def _read_settings(self) -> Settings:
         """Read the files when they have changed, so that a mended one is used without a restart."""
@@ -258,11 +287,18 @@ class Agent:
             deadline = self._settings.boot_deadline_seconds if self._settings else 300
             overdue = self._is_told_ready or self._monotonic() - self._started > deadline
             return ("failed" if overdue else "starting"), self._trouble or waiting
-        if self._trouble or unproven or not self._keepers:
-            return "degraded", self._trouble or waiting
+        if self._door.room.full:
+            return "full", self._door.room.full
+        found = self._trouble or waiting or self._door.room.low
+        if found or unproven or not self._keepers:
+            return "degraded", found
         return "ready", None
 
     def _publish(self) -> None:
+        room = self._door.room
+        room.check()
+        if room.room is not None:
+            self._board.set(room=room.room.as_json())
         state, trouble = self._decide()
         self._board.set(upstreams=[keeper.as_json() for keeper in self._keepers])
         changed = self._board.set_state(state, trouble.as_json() if trouble else None)

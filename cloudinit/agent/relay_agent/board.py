@@ -6,14 +6,14 @@ import threading
 import time
 from typing import Any, Sequence
 
-from relay_agent import logs
+from relay_agent import logs, loops
 from relay_agent.mailqueue import QueueSummary
 from relay_agent.maps import write_whole
 from relay_agent.places import Places
 from relay_agent.traffic import Traffic
 
 SCHEMA = 1
-STATES = ("starting", "failed", "ready", "degraded", "draining")
+STATES = ("starting", "failed", "ready", "degraded", "full", "draining")
 ACCEPTING = ("ready", "degraded")
 
 
@@ -23,7 +23,9 @@ class Board:
     starting   never been ready, port 25 closed; the reason says what is waited for
     failed     the same after `boot_deadline_seconds`, or Postfix is down; still trying
     ready      port 25 open, every upstream's credential proven
-    degraded   port 25 open, mail is accepted and queued, but some upstream has no proven credential
+    degraded   port 25 open, mail is accepted and queued, but some upstream has no proven credential, or
+               room for the queue gets short
+    full       port 25 open, but Postfix has no room to take mail; what is queued is delivered
     draining   port 25 closed on request, the queue is being delivered
     """
 
@@ -120,6 +122,7 @@ class Board:
             "read_at": self.queue_read_at,
         }
         values["traffic"] = self.traffic.summary()
+        values["loops"] = loops.last_failures()
         write_whole(self._places.status_json, logs.clean_json(values) + "\n", mode=0o644)
 
 
@@ -137,6 +140,7 @@ def _sentence(state: str, reason: dict[str, Any] | None) -> str:
         "failed": "not ready: port 25 is closed",
         "ready": "ready",
         "degraded": "degraded: accepting and queueing",
+        "full": "not ready: there is no room to take mail",
         "draining": "draining: port 25 is closed, the queue is being delivered",
     }[state]
     return f"{says} ({reason['message']})" if reason else says

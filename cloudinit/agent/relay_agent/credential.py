@@ -20,6 +20,8 @@ _PLACE = re.compile(r"\{([A-Za-z0-9_]+)\}")
 # A name that is longer or odder than this could be a secret that was stored as a key.
 _SHOWABLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+# JSON can spell half a character, which no encoding carries.
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _token_request(shape: Shape, values: dict[str, str], password: str) -> Token
 def _document(text: str, shapes: Sequence[Shape], secret: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _wrong(
             secret, f"is plain text and not a JSON object; expected one with {_expected(shapes)}"
         ) from None
@@ -123,6 +125,8 @@ def _check(value: str, name: str, secret: str) -> None:
         raise _wrong(secret, f"has nothing in `{name}`")
     if _CONTROL.search(value):
         raise _wrong(secret, f"has a line break or control character inside `{name}`")
+    if _HALF.search(value):
+        raise _wrong(secret, f"has half a character (a lone surrogate) in `{name}`")
     if value != value.strip():
         raise _wrong(secret, f"has a blank at the start or end of `{name}`")
 

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Callable, Sequence
 
-from relay_agent import dkim, firewall, instance
+from relay_agent import dkim, firewall, instance, logs
 from relay_agent.credential import Credential
 from relay_agent.keeper import Fetch, Keeper
 from relay_agent.logs import Log
 from relay_agent.maps import read_sasl, write_sasl
 from relay_agent.places import Places
 from relay_agent.postfix import Postfix
+from relay_agent.room import RoomWatcher
 from relay_agent.settings import Settings
 from relay_agent.submission import Submission, read_plan
 from relay_agent.trouble import Trouble
+
+# A delivery that had begun with the old credential fails within seconds; the first flush passes it over.
+_AGAIN_SECONDS = 10.0
 
 
 class Door:
     """Everything the agent does to Postfix, in the order that loses no mail."""
 
-    def __init__(self, places: Places, postfix: Postfix, log: Log) -> None:
-        self._places, self._postfix, self._log = places, postfix, log
+    def __init__(
+        self,
+        places: Places,
+        postfix: Postfix,
+        log: Log,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._places, self._postfix, self._log, self._monotonic = places, postfix, log, monotonic
         self.is_open = False
         self.is_draining = False
+        self.room = RoomWatcher(places.spool)
+        self._must_refresh = False
+        self._again_at: float | None = None
         self._is_written = self._is_shut = False
+        self._applied: Settings | None = None
         try:
             # An agent that was started again finds what the one before it wrote.
             self._in_map = read_sasl(places.sasl_map)
-        except OSError:
+        except (OSError, ValueError):
             self._in_map = {}
 
     def begin(self) -> None:
@@ -38,11 +54,12 @@ class Door:
 
     def prepare(self, settings: Settings) -> None:
         """Apply what `boot.json` changes."""
-        changed = self._postfix.apply(settings)
+        if settings != self._applied:
+            if self._postfix.apply(settings) and self.is_open:
+                self._postfix.reload()
+            self._applied = settings
         if settings.boot_networks:
             firewall.allow(settings.boot_networks)
-        if changed and self.is_open:
-            self._postfix.reload()
 
     def submission(self, settings: Settings, fetch: Fetch) -> Submission | None:
         """Return the keeper of the port for clients that log in, in an image that has one."""
@@ -97,6 +114,8 @@ class Door:
         is_up = self._postfix.has_sockets()
         if is_up and not self._postfix.is_listening():
             is_up = self._postfix.reload()
+            if is_up:
+                self._reloaded()
         if not is_up:
             raise Trouble(
                 "postfix-down", "Postfix is not running (yet)", hint="`systemctl status 'postfix*'`"
@@ -110,6 +129,7 @@ class Door:
             )
         self.is_open = True
         self._log.info("port 25 is open")
+        self.room.message_bytes = self._postfix.message_bytes()
 
     def drain(self) -> None:
         """Close port 25 and try the queue once; what is in it goes on being delivered."""
@@ -135,6 +155,9 @@ class Door:
                 wanted[host] = keeper.untried
         hosts = {keeper.upstream.host for keeper in keepers}
         wanted = {host: login for host, login in wanted.items() if host in hosts}
+        for login in wanted.values():
+            # Also what an agent before this one has written, and however long ago it was read.
+            logs.hide_login(login.username, login.password)
         is_same = self._places.sasl_map.exists() and _logins(wanted) == _logins(self._in_map)
         if is_same or not wanted:
             return False
@@ -142,10 +165,26 @@ class Door:
         self._in_map = wanted
         return True
 
-    def refresh(self) -> None:
-        """Make a running Postfix read the map again, then try once what waited for it."""
-        if self._postfix.reload():
+    def refresh(self, *, is_new: bool = True) -> None:
+        """Make Postfix read a new map, then try what waited for it: now and, once, some seconds later.
+
+        While Postfix cannot be told it stays to be done: it would keep a credential that has ended.
+        """
+        self._must_refresh = self._must_refresh or is_new
+        if not (self.is_open or self.is_draining):
+            return
+        if self._must_refresh and self._postfix.reload():
+            self._reloaded()
             self._postfix.flush()
+        elif self._again_at is not None and self._monotonic() >= self._again_at:
+            self._again_at = None
+            if self._postfix.has_sockets():
+                self._postfix.flush()
+
+    def _reloaded(self) -> None:
+        """Note that Postfix has the new map; what is being delivered with the old one is flushed later."""
+        if self._must_refresh:
+            self._must_refresh, self._again_at = False, self._monotonic() + _AGAIN_SECONDS
 
 
 def _logins(credentials: dict[str, Credential]) -> dict[str, tuple[str, str]]:

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any, Callable, Sequence
 
-from relay_agent import programs
+from relay_agent import loops, programs
 from relay_agent.backoff import Backoff
 from relay_agent.logs import Log
 from relay_agent.maillog import Event, parse
@@ -41,14 +41,14 @@ def read_entry(line: bytes) -> tuple[str, str, str, float] | None:
     """
     try:
         entry = json.loads(line)
-    except ValueError:
+        message = entry.get("MESSAGE")
+        if isinstance(message, list):
+            message = bytes(message).decode("utf-8", "replace")
+        moment = int(entry.get("__REALTIME_TIMESTAMP", 0)) / 1e6
+    except (ValueError, TypeError, AttributeError):
         return None
-    message = entry.get("MESSAGE")
-    if isinstance(message, list):
-        message = bytes(message).decode("utf-8", "replace")
     if not isinstance(message, str):
         return None
-    moment = int(entry.get("__REALTIME_TIMESTAMP", 0)) / 1e6
     return str(entry.get("SYSLOG_IDENTIFIER", "")), message, str(entry.get("__CURSOR", "")), moment
 
 
@@ -92,6 +92,9 @@ class Follower:
         self._save(force=True)
 
     def _run(self) -> None:
+        loops.keep_going("mail-log", self._follow, stopping=self._stopping, log=self._log)
+
+    def _follow(self) -> None:
         backoff = Backoff(base_seconds=1, cap_seconds=30)
         while not self._stopping.is_set():
             before, started = self.lines, time.monotonic()
@@ -162,4 +165,7 @@ class Follower:
 
     def _forget_cursor(self) -> None:
         self._cursor, self._without_cursor = "", ["--lines=0"]
-        self._places.log_cursor.unlink(missing_ok=True)
+        try:
+            self._places.log_cursor.unlink(missing_ok=True)
+        except OSError as error:
+            self._log.warning("the place in the mail log cannot be forgotten", error=str(error))

@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import Callable
 
-from relay_agent import logs, metrics
+from relay_agent import logs, loops, metrics
 from relay_agent.board import Board
 from relay_agent.logs import Log
 
@@ -25,8 +25,9 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, address: tuple[str, int], board: Board) -> None:
+    def __init__(self, address: tuple[str, int], board: Board, log: Log | None = None) -> None:
         self._places = threading.BoundedSemaphore(_MOST_AT_ONCE)
+        self._log = log
         self.board = board
         super().__init__(address, Handler)
 
@@ -42,7 +43,12 @@ class Server(http.server.ThreadingHTTPServer):
         if not self._places.acquire(blocking=False):
             self.shutdown_request(request)  # type: ignore[arg-type]
             return
-        super().process_request(request, client_address)  # type: ignore[arg-type]
+        try:
+            super().process_request(request, client_address)  # type: ignore[arg-type]
+        except RuntimeError:
+            # No more threads: without this, one place less for ever.
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: object, client_address: object) -> None:
         """Serve one client and free its place."""
@@ -52,9 +58,12 @@ class Server(http.server.ThreadingHTTPServer):
             self._places.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Leave a client that hung up alone; anything else is a bug and is shown."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
+        """Leave a client that hung up alone; anything else is a bug and is logged, not as a traceback."""
+        error = sys.exc_info()[1]
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            trouble = loops.failed("health", error)
+            if self._log is not None:
+                self._log.error("a question to the health port failed", **trouble.as_json())
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -125,9 +134,12 @@ class Health:
             self._server.shutdown()
 
     def _run(self, port: int) -> None:
+        loops.keep_going("health", lambda: self._serve(port), stopping=self._stopping, log=self._log)
+
+    def _serve(self, port: int) -> None:
         while not self._stopping.is_set():
             try:
-                server = Server((self._host, port), self._board)
+                server = Server((self._host, port), self._board, self._log)
             except OSError as error:
                 self._log.warning("the health port cannot be opened", port=port, error=str(error))
                 self._stopping.wait(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -88,7 +89,7 @@ class Imds:
                     "/latest/api/token",
                     {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)},
                 )
-                logs.hide(self._token)
+                logs.hide(self._token, is_passing=True)
             try:
                 return self._ask("GET", path, {"X-aws-ec2-metadata-token": self._token})
             except _Refused as refused:
@@ -106,7 +107,7 @@ class Imds:
         except urllib.error.HTTPError as error:
             error.close()
             raise self._http_trouble(error.code, path) from None
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise Trouble(
                 "imds-unreachable",
                 f"The metadata service at {self.endpoint} cannot be reached ({_reason(error)})",
@@ -141,8 +142,8 @@ def _read_credentials(document: dict[str, str]) -> RoleCredentials:
         token=str(document.get("Token", "")),
         expires=_epoch(str(document.get("Expiration", ""))),
     )
-    logs.hide(credentials.secret_access_key)
-    logs.hide(credentials.token)
+    logs.hide(credentials.secret_access_key, is_passing=True)
+    logs.hide(credentials.token, is_passing=True)
     return credentials
 
 
@@ -155,6 +156,6 @@ def _epoch(text: str) -> float:
     return moment.replace(tzinfo=timezone.utc).timestamp()
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: Exception) -> str:
     cause = getattr(error, "reason", error)
     return str(cause) or type(cause).__name__

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
 from relay_agent import credential as credentials
-from relay_agent import oauth
+from relay_agent import loops, oauth
 from relay_agent.backoff import Backoff
 from relay_agent.credential import Credential
 from relay_agent.secret import SecretVersion
@@ -109,6 +109,9 @@ class Keeper:
                 changed = self._take(version)
         except Trouble as trouble:
             self._failed(trouble, version)
+            return False
+        except Exception as error:  # noqa: BLE001 - no error about one upstream may stop the others
+            self._failed(loops.failed("credential", error), version)
             return False
         self._succeeded()
         return changed

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import threading
-from collections import deque
+from collections import OrderedDict
 from typing import Any, TextIO
 from urllib.parse import quote
 
@@ -16,24 +16,31 @@ HIDDEN = "[hidden]"
 _PRIORITY = {"error": 3, "warning": 4, "info": 6}
 # Shorter values would blank out ordinary words; a provider's password is never that short.
 _SHORTEST = 4
-_MOST_KEPT = 512
+_MOST_KEPT, _MOST_PASSING = 10_000, 256
 
 _lock = threading.Lock()
-_secrets: deque[str] = deque(maxlen=_MOST_KEPT)
+_secrets: OrderedDict[str, None] = OrderedDict()
+_passing: OrderedDict[str, None] = OrderedDict()
 
 
-def hide(value: str) -> None:
-    """Remember a secret in every spelling that could turn up in a message: `clean` takes it out."""
+def hide(value: str, *, is_passing: bool = False) -> None:
+    """Remember a secret in every spelling that could turn up in a message: `clean` takes it out.
+
+    Those that come and go, as the metadata service's tokens every minute, must not push a password out.
+    """
     if len(value) < _SHORTEST:
         return
-    raw = value.encode("utf-8", "surrogateescape")
-    forms = [value, quote(value, safe=""), repr(value)[1:-1]]
+    raw = value.encode("utf-8", "surrogatepass")
+    forms = [value, quote(raw, safe=""), repr(value)[1:-1]]
     forms += [json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
     forms += [base64.b64encode(raw).decode().rstrip("="), raw.hex()]
+    kept, most = (_passing, _MOST_PASSING) if is_passing else (_secrets, _MOST_KEPT)
     with _lock:
         for form in forms:
-            if form not in _secrets:
-                _secrets.append(form)
+            kept[form] = None
+            kept.move_to_end(form)
+        while len(kept) > most:
+            kept.popitem(last=False)
 
 
 def hide_login(username: str, password: str) -> None:
@@ -45,7 +52,7 @@ def hide_login(username: str, password: str) -> None:
 def clean(text: str) -> str:
     """Return the text without any secret that `hide` was told of."""
     with _lock:
-        known = sorted(_secrets, key=len, reverse=True)
+        known = sorted((*_secrets, *_passing), key=len, reverse=True)
     for secret in known:
         if secret in text:
             text = text.replace(secret, HIDDEN)
@@ -54,7 +61,9 @@ def clean(text: str) -> str:
 
 def clean_json(value: Any) -> str:
     """Write a document as one line of JSON, without any known secret."""
-    return clean(json.dumps(value, default=str, ensure_ascii=False, separators=(", ", ": ")))
+    line = clean(json.dumps(value, default=str, ensure_ascii=False, separators=(", ", ": ")))
+    # What no encoding carries must not keep the rest of the line from being written.
+    return line.encode("utf-8", "replace").decode("utf-8")
 
 
 class Log:
@@ -82,5 +91,9 @@ class Log:
         line = clean_json({"level": level, "event": event, **fields}).replace("\n", " ")
         prefix = f"<{_PRIORITY[level]}>" if self._to_journal else ""
         with self._write_lock:
-            self._stream.write(prefix + line + "\n")
-            self._stream.flush()
+            try:
+                self._stream.write(prefix + line + "\n")
+                self._stream.flush()
+            except (OSError, ValueError):
+                # The journal is gone: there is nobody to tell, and the relay goes on.
+                return

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from typing import Any, Iterator, Mapping, Sequence, Tuple
 
-from relay_agent import logs
+from relay_agent import logs, loops
 from relay_agent.board import ACCEPTING, STATES, Board
 from relay_agent.traffic import DELAYS
 
@@ -24,10 +24,19 @@ _SUFFIX = {"counter": "_total", "info": "_info"}
 FAMILIES = {
     "relay_agent": ("info", "Version of the agent and preset of the image."),
     "relay_state": ("stateset", "What the relay is: exactly one of them is 1."),
-    "relay_accepting": ("gauge", "1 while port 25 is open."),
+    "relay_accepting": ("gauge", "1 while port 25 is open and mail is taken."),
+    "relay_spool_free_bytes": ("gauge", "Free for the queue."),
+    "relay_spool_size_bytes": ("gauge", "Size of the file system that holds the queue."),
+    "relay_spool_free_inodes": ("gauge", "Files that can still be made in the queue."),
+    "relay_spool_inodes": ("gauge", "Files that its file system can hold; 0 where that is not fixed."),
     "relay_ready_after_seconds": ("gauge", "From the agent's start to ready."),
     "relay_log_lines": ("counter", "Lines of the mail log that were read."),
     "relay_log_restarts": ("counter", "How often reading the mail log began anew."),
+    "relay_loop_failures": ("counter", "Errors that a loop of the agent did not expect; it goes on."),
+    "relay_send_rate_limit_messages_per_second": ("gauge", "Rate: account, own share, and in force now."),
+    "relay_send_rate_stale": ("gauge", "1 while the rate cannot be found out and the last one is kept."),
+    "relay_submission_open": ("gauge", "1 while the port for clients that log in is open."),
+    "relay_submission_users": ("gauge", "Users that may log in there."),
     "relay_messages_accepted": ("counter", "Messages taken into the queue; sender is null for notices."),
     "relay_deliveries": ("counter", "Tries for one recipient: result is delivered, deferred or bounced."),
     "relay_delivery_delay_seconds": ("histogram", "From acceptance to delivery."),
@@ -107,8 +116,33 @@ def _relay(board: Board) -> Iterator[Sample]:
     yield "relay_accepting", {}, values["state"] in ACCEPTING
     if values["ready_after_seconds"] is not None:
         yield "relay_ready_after_seconds", {}, values["ready_after_seconds"]
+    yield from _spool(values.get("room"))
     yield "relay_log_lines", {}, board.log_lines
     yield "relay_log_restarts", {}, board.log_restarts
+    for name, count in loops.failures().items():
+        yield "relay_loop_failures", {"loop": name}, count
+    yield from _rate(values.get("rate"))
+    if values.get("submission") is not None:
+        yield "relay_submission_open", {}, values["submission"]["open"]
+        yield "relay_submission_users", {}, values["submission"]["users"]
+
+
+def _spool(room: Mapping[str, Any] | None) -> Iterator[Sample]:
+    if room is not None:
+        yield "relay_spool_free_bytes", {}, room["free_bytes"]
+        yield "relay_spool_size_bytes", {}, room["size_bytes"]
+        yield "relay_spool_free_inodes", {}, room["free_files"]
+        yield "relay_spool_inodes", {}, room["files"]
+
+
+def _rate(rate: Mapping[str, Any] | None) -> Iterator[Sample]:
+    if rate is None:
+        return
+    for scope in ("account", "own", "in_force"):
+        if rate[f"{scope}_per_second"] is not None:
+            labels = {"scope": scope}
+            yield "relay_send_rate_limit_messages_per_second", labels, rate[f"{scope}_per_second"]
+    yield "relay_send_rate_stale", {}, rate["reason"] is not None
 
 
 def _mail(counted: dict[str, Any]) -> Iterator[Sample]:

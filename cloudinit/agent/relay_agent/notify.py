@@ -13,10 +13,10 @@ def notify(*assignments: str) -> bool:
         return False
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client:
             client.connect(address)
-            client.sendall("\n".join(assignments).encode("utf-8"))
-        except OSError:
-            return False
+            client.sendall("\n".join(assignments).encode("utf-8", "replace"))
+    except OSError:
+        return False
     return True

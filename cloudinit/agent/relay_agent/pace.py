@@ -16,6 +16,7 @@ import time
 from collections import OrderedDict, deque
 from typing import Any, Callable, Optional
 
+from relay_agent import loops
 from relay_agent.maillog import Delivery, Event
 
 ADDRESS = ("127.0.0.1", 8026)
@@ -160,6 +161,7 @@ class Gate:
         self._stop: Optional[asyncio.Event] = None
         self._turn: Optional[asyncio.Lock] = None
         self._error: Optional[OSError] = None
+        self._stopping = threading.Event()
         self.port = port
 
     @property
@@ -176,18 +178,21 @@ class Gate:
 
     def stop(self) -> None:
         """Close the port; whoever waits goes on without."""
+        self._stopping.set()
         if self._loop is not None and self._stop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(5)
 
     def _run(self) -> None:
-        asyncio.run(self._serve())
+        loops.keep_going("pace", lambda: asyncio.run(self._serve()), stopping=self._stopping)
 
     async def _serve(self) -> None:
         self._loop, self._stop, self._turn = asyncio.get_running_loop(), asyncio.Event(), asyncio.Lock()
         try:
             server = await asyncio.start_server(self._client, *self._address)
         except OSError as error:
+            if self._up.is_set():
+                raise
             self._error = error
             self._up.set()
             return

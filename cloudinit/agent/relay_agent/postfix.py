@@ -97,6 +97,9 @@ class Postfix:
     def close_port(self) -> None:
         """Take the SMTP server out of master.cf: no new connections, the queue goes on being delivered."""
         self.close_service("smtp")
+        if self.is_listening():
+            # An earlier try changed the file, and Postfix was not told.
+            self.reload()
 
     def open_service(self, service: str, entry: str) -> None:
         """Put a service into master.cf; a running Postfix is told by `reload`."""
@@ -111,6 +114,12 @@ class Postfix:
     def _has_service(self, service: str) -> bool:
         ended = programs.run(self.command("postconf", "-M", f"{service}/inet"))
         return any(line.startswith(service) for line in ended.stdout.splitlines())
+
+    def message_bytes(self) -> int:
+        """Return the size of the largest message that Postfix takes; 0 when it does not say."""
+        ended = programs.run(self.command("postconf", "-xh", "message_size_limit"))
+        text = ended.stdout.strip()
+        return int(text) if text.isdigit() else 0
 
     def reload(self) -> bool:
         """Let Postfix read its files again; running sessions go on. False when Postfix does not run."""

@@ -44,9 +44,10 @@ class Prover:
             server = self._client(upstream)
         except OSError as error:
             raise _by_socket(where, error) from None
-        watch = threading.Timer(self.deadline_seconds, _cut, args=(server,))
-        watch.daemon = True
-        watch.start()
+        ended = threading.Event()
+        threading.Thread(
+            target=_cut_late, args=(server, self.deadline_seconds, ended), name="deadline", daemon=True
+        ).start()
         try:
             self._greet(server, upstream)
             self._log_in(server, upstream, credential, where)
@@ -57,7 +58,7 @@ class Prover:
         except (OSError, ValueError) as error:
             raise _by_socket(where, error) from None
         finally:
-            watch.cancel()
+            ended.set()
             server.close()
 
     def _context(self) -> ssl.SSLContext:
@@ -150,12 +151,15 @@ def _encode(text: str) -> str:
     return encoded
 
 
-def _cut(server: smtplib.SMTP) -> None:
-    if server.sock is not None:
-        try:
-            server.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
+def _cut_late(server: smtplib.SMTP, seconds: float, ended: threading.Event) -> None:
+    """Break the connection from the deadline on; while one address after the other is tried there is none."""
+    while not ended.wait(seconds):
+        seconds, connection = 0.5, server.sock
+        if connection is not None:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
 
 
 def _by_reply(where: str, step: str, code: int, reply: bytes | str) -> Trouble:

@@ -35,7 +35,7 @@ def environment() -> dict[str, str]:
 def run(argv: Sequence[str], *, stdin: str | None = None, timeout_seconds: float = 30) -> Ended:
     """Run a program to its end; a failure is in `returncode`.
 
-    Errors: Trouble `program-missing`, `program-slow`.
+    Errors: Trouble `program-missing`, `program-failed`, `program-slow`.
     """
     try:
         done = subprocess.run(
@@ -49,8 +49,8 @@ def run(argv: Sequence[str], *, stdin: str | None = None, timeout_seconds: float
             errors="replace",
             check=False,
         )
-    except FileNotFoundError:
-        raise Trouble("program-missing", f"`{argv[0]}` is not installed", lasting=True) from None
+    except OSError as error:
+        raise _not_started(argv[0], error) from None
     except subprocess.TimeoutExpired:
         raise Trouble(
             "program-slow", f"`{' '.join(argv)}` did not end within {timeout_seconds:.0f} s"
@@ -59,7 +59,7 @@ def run(argv: Sequence[str], *, stdin: str | None = None, timeout_seconds: float
 
 
 def start(argv: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a program whose output is read while it runs. Errors: Trouble `program-missing`."""
+    """Start a program whose output is read while it runs. Errors: Trouble `program-missing`, `-failed`."""
     try:
         return subprocess.Popen(
             list(argv),
@@ -68,8 +68,8 @@ def start(argv: Sequence[str]) -> subprocess.Popen[bytes]:
             stderr=subprocess.DEVNULL,
             env=environment(),
         )
-    except FileNotFoundError:
-        raise Trouble("program-missing", f"`{argv[0]}` is not installed", lasting=True) from None
+    except OSError as error:
+        raise _not_started(argv[0], error) from None
 
 
 def run_quietly(argv: Sequence[str], *, timeout_seconds: float = 60) -> int:
@@ -87,10 +87,17 @@ def run_quietly(argv: Sequence[str], *, timeout_seconds: float = 60) -> int:
             timeout=timeout_seconds,
             check=False,
         )
-    except FileNotFoundError:
-        raise Trouble("program-missing", f"`{argv[0]}` is not installed", lasting=True) from None
+    except OSError as error:
+        raise _not_started(argv[0], error) from None
     except subprocess.TimeoutExpired:
         raise Trouble(
             "program-slow", f"`{' '.join(argv)}` did not end within {timeout_seconds:.0f} s"
         ) from None
     return done.returncode
+
+
+def _not_started(program: str, error: OSError) -> Trouble:
+    if isinstance(error, FileNotFoundError):
+        return Trouble("program-missing", f"`{program}` is not installed", lasting=True)
+    # Too many processes, no memory, a file system that went away.
+    return Trouble("program-failed", f"`{program}` cannot be started: {error.strerror}")

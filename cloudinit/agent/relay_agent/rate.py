@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Optional
 
-from relay_agent import programs
+from relay_agent import loops, programs
 from relay_agent import settings as config
 from relay_agent.imds import Imds
 from relay_agent.logs import Log
@@ -217,6 +217,8 @@ class Rate:
             self._fit(self.own)
         except Trouble as trouble:
             self.trouble = trouble
+        except Exception as error:  # noqa: BLE001 - whatever it is, the last rate stays and it is tried again
+            self.trouble = loops.failed("rate", error)
         self._due = self._monotonic() + (_SOON_SECONDS if self.trouble else _POLL_SECONDS)
         self._bucket.set_rate(self.own)
         return self.own != before
@@ -253,6 +255,9 @@ class RateThread:
             self._thread.join(5)
 
     def _run(self) -> None:
+        loops.keep_going("rate", self._keep, stopping=self._stopping, log=self._log)
+
+    def _keep(self) -> None:
         while not self._stopping.is_set():
             if self._rate.check():
                 self._log.info("rate", **self._rate.as_json())

@@ -51,10 +51,13 @@ class Library:
     """
 
     def __init__(self) -> None:
-        self._thread = threading.Thread(target=self._load, name="aws-library", daemon=True)
+        self._thread = self._new_thread()
         self._session: Any = None
         self._error: str | None = None
         self.seconds = 0.0
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._load, name="aws-library", daemon=True)
 
     def start(self) -> None:
         """Begin to import."""
@@ -65,21 +68,22 @@ class Library:
         if self._thread.ident is None:
             self.start()
         self._thread.join(timeout_seconds)
-        if self._error is not None:
+        if self._session is None and not self._thread.is_alive():
+            # The next call tries again: it may have been memory or a disk, or be installed meanwhile.
+            self._thread = self._new_thread()
             raise Trouble(
                 "library-missing",
-                f"The AWS library cannot be imported ({self._error})",
+                f"The AWS library cannot be imported ({self._error or 'it broke while it was loaded'})",
                 hint="`apt-get install python3-boto3`; an image without it was not baked by builder",
                 lasting=True,
             )
-        if self._session is None and not self._thread.is_alive():
-            raise Trouble("library-missing", "The AWS library broke while it was loaded", lasting=True)
         if self._session is None:
             raise Trouble("library-slow", f"The AWS library is not there after {timeout_seconds:.0f} s")
         return self._session
 
     def _load(self) -> None:
         started = time.monotonic()
+        self._error = None
         try:
             import botocore.session
         except ImportError as error:
@@ -146,13 +150,19 @@ class SecretStore:
 
     def _fetch(self, secret: str, region: str) -> SecretVersion:
         import botocore.exceptions
+        import botocore.parsers
 
         client = self._client_for(region)
         try:
             answer = client.get_secret_value(SecretId=secret)
         except botocore.exceptions.ClientError as error:
             raise self._explain(error.response, secret, region) from None
-        except botocore.exceptions.BotoCoreError as error:
+        except (
+            botocore.exceptions.BotoCoreError,
+            botocore.parsers.ResponseParserError,
+            ValueError,
+        ) as error:
+            # Also what is no JSON, or no text: a proxy in between.
             raise _by_transport(error, self._endpoint or f"secretsmanager.{region}.amazonaws.com") from None
         text = answer.get("SecretString")
         if not isinstance(text, str):

@@ -250,7 +250,10 @@ def _endpoint(reader: _Reader, values: Mapping[str, Any], key: str) -> str | Non
     value = values.get(key)
     if value is None:
         return None
-    parts = urlsplit(value) if isinstance(value, str) else urlsplit("")
+    try:
+        parts = urlsplit(value) if isinstance(value, str) else urlsplit("")
+    except ValueError:
+        parts = urlsplit("")
     plain = parts.username is None and not parts.query
     safe = parts.scheme == "https" or (parts.scheme == "http" and _is_private(parts.hostname or ""))
     if plain and safe and parts.hostname:

@@ -44,7 +44,7 @@ class _Rate:
             self._seconds.popleft()
 
     def per_second(self, now: float, window_seconds: float) -> float:
-        counted = sum(count for second, count in self._seconds if second > now - window_seconds)
+        counted = sum(count for second, count in self._seconds if now - window_seconds < second <= now)
         return counted / window_seconds
 
 

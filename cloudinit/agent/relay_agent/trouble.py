@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 
@@ -22,3 +23,17 @@ class Trouble(Exception):
     def as_json(self) -> dict[str, Any]:
         """Return what `status.json` and `/readyz` show of it."""
         return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+def unexpected(where: str, error: BaseException) -> Trouble:
+    """Describe an error that nobody expected: its type and place.
+
+    Not its text, which may repeat a value; only the system's own words for its own errors.
+    """
+    frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-4:]]
+    said = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+    return Trouble(
+        "internal-error",
+        f"`{where}` failed: {type(error).__name__}{said} in {' > '.join(frames)}",
+        hint="It is tried again; if it stays, `systemctl restart relay-agent`, and report it",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Iterable, Iterator
 
-from relay_agent import mailqueue
+from relay_agent import loops, mailqueue
 from relay_agent.board import Board
 from relay_agent.follow import Follower
 from relay_agent.logs import Log
@@ -26,6 +26,7 @@ class QueueWatcher:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="queue", daemon=True)
         self._said = ""
+        self._is_first = True
 
     def start(self) -> None:
         """Begin to look."""
@@ -36,16 +37,20 @@ class QueueWatcher:
         self._stopping.set()
 
     def _run(self) -> None:
-        is_first = True
+        loops.keep_going("queue", self._watch, stopping=self._stopping, log=self._log)
+
+    def _watch(self) -> None:
         while not self._postfix.is_running() and not self._stopping.wait(1):
             # Until then there is nothing to read, and a boot has better things to do.
             continue
         while not self._stopping.is_set():
-            wait = self.look(is_first=is_first)
-            if is_first:
-                # Only now: messages that are already in the queue must not be counted as new ones.
-                self._follower.start()
-                is_first = False
+            try:
+                wait = self.look(is_first=self._is_first)
+            finally:
+                if self._is_first:
+                    # Only now: messages that are already in the queue must not be counted as new ones.
+                    self._is_first = False
+                    self._follower.start()
             self._stopping.wait(wait)
 
     def look(self, *, is_first: bool) -> float:

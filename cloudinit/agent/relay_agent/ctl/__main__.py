@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None, context: Context | None = None) -> i
         return 1
     except (KeyboardInterrupt, BrokenPipeError):
         return 130
+    except OSError as error:
+        sys.stderr.write(f"error: {error.filename or 'a file'}: {error.strerror}\n")
+        return 1
 
 
 if __name__ == "__main__":

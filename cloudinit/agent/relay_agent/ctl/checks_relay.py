@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import Iterator
 
-from relay_agent import programs
+from relay_agent import programs, room
 from relay_agent.ctl.context import Context
 from relay_agent.ctl.findings import Finding, ok, warning, wrong
-from relay_agent.ctl.status import firewall_sets
+from relay_agent.ctl.policy import firewall_sets
 from relay_agent.trouble import Trouble
-
-_LEAST_FREE = 0.05
 
 
 def agent(context: Context) -> Iterator[Finding]:
@@ -26,6 +22,9 @@ def agent(context: Context) -> Iterator[Finding]:
         yield warning(step, status["message"], reason.get("hint"))
     else:
         yield wrong(step, status["message"], reason.get("hint"))
+    for name, found in status.get("loops", {}).items():
+        text = f"its loop {name} failed {found['failures']} times: {found['reason']['message']}"
+        yield warning(step, text, found["reason"]["hint"])
     for upstream in status["upstreams"]:
         if upstream["refused_version"]:
             refused = upstream["refused_version"]
@@ -104,21 +103,21 @@ def dkim(context: Context) -> Iterator[Finding]:
 
 
 def disk(context: Context) -> Iterator[Finding]:
-    """Look for room for the queue, in bytes and in files."""
-    spool = context.places.spool
+    """Look for room for the queue, in bytes and in files, by the agent's own rules."""
+    spool, limit = context.places.spool, context.postfix.message_bytes()
     try:
-        usage, files = shutil.disk_usage(spool), os.statvfs(spool)
+        found = room.look(spool)
     except OSError as error:
-        yield wrong("disk", f"{spool}: {error.strerror}")
+        yield wrong("disk", f"{spool}: {error.strerror}", f"`ls -ld {spool}`; Postfix has no queue there")
         return
-    # Postfix refuses mail below 1.5 times the largest message (queue_minfree, smtpd's own check).
-    least = max(1.5 * float(context.parameter("message_size_limit") or 0), _LEAST_FREE * usage.total)
-    free_files = files.f_favail / files.f_files if files.f_files else 1.0
-    text = f"{usage.free // 2**20} MiB and {files.f_favail} files free in {spool}"
-    if usage.free < least or free_files < _LEAST_FREE:
-        yield wrong("disk", text, "`journalctl --vacuum-size=100M`; then a larger disk")
-    else:
-        yield ok("disk", text)
+    yield ok("disk", f"{found.free_bytes // 2**20} of {found.size_bytes // 2**20} MiB free in {spool}")
+    if found.files:
+        yield ok("inodes", f"{found.free_files} of {found.files} files free in {spool}")
+    full, low = room.full(found, limit), room.low(found, limit)
+    trouble = full or low
+    if trouble is not None:
+        step = "inodes" if trouble.code.startswith("inodes") else "disk"
+        yield (wrong if full else warning)(step, trouble.message, trouble.hint)
 
 
 def clock(_context: Context) -> Iterator[Finding]:

@@ -17,7 +17,8 @@ from relay_agent.settings import Settings
 from relay_agent.trouble import Trouble
 
 # The agent writes its status every five seconds.
-_STALE_SECONDS = 60.0
+# As /livez has it: while a provider does not answer, a round takes a minute or two.
+_STALE_SECONDS = 180.0
 
 
 class Out:
@@ -64,7 +65,7 @@ class Context:
         try:
             for credential in read_sasl(self.places.sasl_map).values():
                 logs.hide_login(credential.username, credential.password)
-        except OSError:
+        except (OSError, ValueError):
             return
 
     def status(self) -> dict[str, Any]:
@@ -104,7 +105,9 @@ class Context:
 
 def _silent(message: str) -> Trouble:
     return Trouble(
-        "agent-silent", message, hint="`systemctl status relay-agent`, `journalctl -u relay-agent`"
+        "agent-silent",
+        message,
+        hint="`systemctl status relay-agent` says why; `relayctl doctor` works without it",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterator, Sequence
 from relay_agent.ctl import checks_mail, checks_relay, checks_upstream
 from relay_agent.ctl.context import Context
 from relay_agent.ctl.findings import Finding, of_trouble
-from relay_agent.trouble import Trouble
+from relay_agent.trouble import Trouble, unexpected
 
 _EXAMPLE = "example: relayctl doctor --offline"
 _SIGNS = {"ok": "ok     ", "warning": "WARNING", "wrong": "WRONG  "}
@@ -62,6 +62,11 @@ def _all(check: Check, context: Context) -> Iterator[Finding]:
         yield from check(context)
     except Trouble as trouble:
         yield of_trouble(check.__name__.replace("_", " "), trouble)
+    except PermissionError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a step that breaks is itself a finding
+        name = check.__name__.replace("_", " ")
+        yield of_trouble(name, unexpected(name, error))
 
 
 def _show(context: Context, finding: Finding) -> None:

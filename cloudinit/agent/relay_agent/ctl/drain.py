@@ -8,6 +8,8 @@ from typing import Any
 
 from relay_agent import mailqueue
 from relay_agent.ctl.context import Context, span
+from relay_agent.submission import read_plan
+from relay_agent.trouble import Trouble
 
 _EXAMPLE = "examples: relayctl drain --timeout 600, then `relayctl drain --cancel` to take mail again"
 _LOOK_SECONDS = 2.0
@@ -29,11 +31,16 @@ def run(context: Context, arguments: argparse.Namespace) -> int:
     """Drain; 0 when the queue is empty, 1 when something is left."""
     if arguments.cancel:
         context.places.draining.unlink(missing_ok=True)
+        # Raises when there is no agent that could.
+        context.status()
         context.out.line("The agent opens port 25 again")
         return 0
     # The agent sees the file and keeps the port closed; closing it here works without the agent too.
     context.places.draining.touch(mode=0o600)
     context.postfix.close_port()
+    plan = read_plan(context.places)
+    if plan is not None:
+        context.postfix.close_service(plan.service)
     context.out.line("Port 25 is closed; what is in the queue is tried once more now")
     context.postfix.flush()
     left = _wait(context, arguments.timeout)
@@ -54,7 +61,14 @@ def _wait(context: Context, timeout_seconds: float) -> mailqueue.QueueSummary:
     deadline = time.monotonic() + timeout_seconds
     shown = -1
     while True:
-        summary = mailqueue.summarize(mailqueue.read(context.postfix))
+        try:
+            summary = mailqueue.summarize(mailqueue.read(context.postfix))
+        except Trouble:
+            # A busy Postfix answers late; that is no reason to stop waiting.
+            if time.monotonic() >= deadline:
+                raise
+            context.sleep(_LOOK_SECONDS)
+            continue
         if summary.total != shown:
             shown = summary.total
             context.out.line(f"{shown} messages left")

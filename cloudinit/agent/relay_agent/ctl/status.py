@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from typing import Any
 
-from relay_agent import programs
 from relay_agent.ctl.context import Context, moment, span
-from relay_agent.trouble import Trouble
+from relay_agent.ctl.policy import firewall_sets, read_policy, show_policy
 
 _EXAMPLE = "example: relayctl status --json | jq .queue.total"
-_POLICY = (
-    "mynetworks",
-    "message_size_limit",
-    "smtpd_relay_restrictions",
-    "smtp_tls_security_level",
-    "relayhost",
-)
+# It writes every five seconds.
+_OLD_SECONDS = 20.0
 
 
 def add_parser(commands: Any) -> None:
@@ -31,7 +24,7 @@ def add_parser(commands: Any) -> None:
 def run(context: Context, arguments: argparse.Namespace) -> int:
     """Show the status. Errors: Trouble `agent-silent`."""
     status = context.status()
-    status["policy"] = {name: context.parameter(name) for name in _POLICY}
+    status["policy"] = read_policy(context)
     status["firewall"] = firewall_sets()
     if arguments.json:
         context.out.json(status)
@@ -45,33 +38,19 @@ def run(context: Context, arguments: argparse.Namespace) -> int:
             *_rate(status),
             *_submission(status),
             *_dkim(status),
-            *_policy(status),
+            *_room(status),
+            *_loops(status),
+            *show_policy(status["policy"], status["firewall"]),
         ]
     )
     return 0
 
 
-def firewall_sets() -> dict[str, list[str]] | None:
-    """Return who the firewall lets in, by set; None when there is no table `inet relay`."""
-    try:
-        ended = programs.run(["nft", "--json", "list", "table", "inet", "relay"])
-        entries = json.loads(ended.stdout)["nftables"]
-    except (Trouble, ValueError, KeyError):
-        return None
-    sets = [entry["set"] for entry in entries if isinstance(entry, dict) and "set" in entry]
-    return {found["name"]: [_element(item) for item in found.get("elem", [])] for found in sets}
-
-
-def _element(item: Any) -> str:
-    if isinstance(item, dict) and "prefix" in item:
-        return f"{item['prefix']['addr']}/{item['prefix']['len']}"
-    if isinstance(item, dict) and "range" in item:
-        return "-".join(item["range"])
-    return str(item)
-
-
 def _state(status: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [("relay", f"{status['message']}, for {span(time.time() - status['since'])}")]
+    age = time.time() - status["updated_at"]
+    if age > _OLD_SECONDS:
+        lines.append(("", f"as of {span(age)} ago: the agent waits for something that does not answer"))
     reason = status.get("reason")
     if reason and reason.get("hint"):
         lines.append(("", f"hint: {reason['hint']}"))
@@ -94,6 +73,8 @@ def _upstreams(status: dict[str, Any]) -> list[tuple[str, str]]:
             lines.append(("", f"version {item['refused_version']} is refused"))
         if item["reason"]:
             lines.append(("", item["reason"]["message"]))
+            if item["reason"].get("hint"):
+                lines.append(("", f"hint: {item['reason']['hint']}"))
     return lines
 
 
@@ -153,7 +134,7 @@ def _rate(status: dict[str, Any]) -> list[tuple[str, str]]:
 def _submission(status: dict[str, Any]) -> list[tuple[str, str]]:
     port = status.get("submission")
     if not port:
-        return []
+        return [("submission", "no port for clients that log in")]
     state = "open" if port["open"] else "closed"
     lines = [("submission", f"port {port['port']} {state}, {port['users']} users from `{port['secret']}`")]
     if port["reason"]:
@@ -172,20 +153,19 @@ def _dkim(status: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _policy(status: dict[str, Any]) -> list[tuple[str, str]]:
-    policy, sets = status["policy"], status["firewall"]
-    lines = [
-        ("may relay", policy["mynetworks"]),
-        (
-            "policy",
-            f"{policy['smtpd_relay_restrictions']}; messages up to {policy['message_size_limit']} bytes",
-        ),
-        ("TLS", f"{policy['smtp_tls_security_level']} to {policy['relayhost']}"),
-    ]
-    if sets is None:
-        lines.append(("firewall", "no table `inet relay`"))
-    else:
-        for name, members in sorted(sets.items()):
-            if members:
-                lines.append(("firewall", f"{name}: {', '.join(members)}"))
+def _room(status: dict[str, Any]) -> list[tuple[str, str]]:
+    room = status.get("room")
+    if not room:
+        return []
+    files = f", {room['free_files']} of {room['files']} files" if room["files"] else ""
+    text = f"{room['free_bytes'] // 2**20} of {room['size_bytes'] // 2**20} MiB{files} free for the queue"
+    return [("room", text)]
+
+
+def _loops(status: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    for name, found in sorted(status.get("loops", {}).items()):
+        ago = span(time.time() - found["at"])
+        text = f"loop {name} failed {found['failures']} times, last {ago} ago: {found['reason']['message']}"
+        lines.append(("agent", text))
     return lines
