@@ -18,3 +18,8 @@ def folder(name: str) -> Path:
         f"The folder `{name}` that belongs to builder is missing beside `{_PACKAGE}`",
         hint="Install builder again: `pip install --force-reinstall smtp-relay-builder`",
     )
+
+
+def read(name: str, relative: str) -> str:
+    """Return a text file of a data folder; they are UTF-8, whatever this machine's locale says."""
+    return (folder(name) / relative).read_text(encoding="utf-8")

@@ -50,10 +50,10 @@ from builder.workspace import Workspace
 if TYPE_CHECKING:
     from builder.verify import VerifyReport
 
-# The disk image, its bill of materials and its configuration in an image's folder.
+# The disk image and its bill of materials in an image's folder.
 IMAGE = "relay.qcow2"
 SBOM = "sbom.cdx.json"
-CONFIG = "config.json"
+_ARCH = "amd64"
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,11 @@ def plan(request: BakeRequest) -> Plan:
     Errors: BuilderError for an unknown base or one that cannot be had, or a release that nobody named.
     """
     chosen = base.resolve(request.base, release=request.release)
+    if chosen.arch != _ARCH:
+        raise BuilderError(
+            f"The base `{chosen.name}` is for {chosen.arch}; builder bakes and boots {_ARCH} under QEMU",
+            hint=f"Give an {_ARCH} image, or bake with `--target ami`",
+        )
     release = _release_of(chosen, request)
     files = render(request.config, release)
     # The key pair and the instance id are new each time and are not in the image.
@@ -145,7 +150,7 @@ def _build(
     timings: dict[str, float] = {}
     template = request.packer_dir or assets.folder("packer")
     _fill(work, planned, template)
-    (work.path / CONFIG).write_text(request.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (work.path / records.CONFIG).write_text(request.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     disk = packer_qemu.make_overlay(planned.base.path, work.path / "start.qcow2")
     values = packer_qemu.values(work, disk, accelerator=accelerator.name)
     packer_template.stage(template, work.packer, packer=tool, target="qemu", values=values)
@@ -238,7 +243,7 @@ def verify_again(
         raise BuilderError(f"Image `{record.name}` is an AMI; only an image file can be verified here")
     report = verify(
         folder / record.artifact.file,
-        config=RelayConfig.model_validate_json((folder / CONFIG).read_bytes()),
+        config=records.load_config(folder),
         profile=profile,
         logs=logs,
         accelerator=choose_accelerator(accelerator),

@@ -217,7 +217,9 @@ def _relay_state(image: SealedImage) -> Iterable[str]:
     yield from _paths(image.at("/etc/relay/boot.json"))
     yield from _paths(entry for entry in image.below("/var/lib/relay") if entry.is_file)
     yield from _paths(image.at("/etc/postfix/sasl_passwd*"))
-    yield from _paths(entry for entry in image.below("/etc/postfix/sasl") if entry.is_file)
+    # smtpd.conf says where the submission port's users will be; it is rendered and holds none.
+    sasl = image.below("/etc/postfix/sasl")
+    yield from _paths(entry for entry in sasl if entry.is_file and not entry.path.endswith("/smtpd.conf"))
 
 
 def _temporary(image: SealedImage) -> Iterable[str]:

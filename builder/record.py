@@ -13,9 +13,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from builder import console
+from builder.config import RelayConfig
 from builder.errors import BuilderError
 
 RECORD = "record.json"
+# What the image was baked from, beside its record.
+CONFIG = "config.json"
 # How an image is tried, from the quickest to the most thorough: each has all checks of the one before.
 Profile = Literal["short", "standard", "full"]
 PROFILES: tuple[Profile, ...] = ("short", "standard", "full")
@@ -167,6 +170,19 @@ def load(folder: Path) -> ImageRecord:
         raise BuilderError(
             f"`{path}` is not a record that this builder can read: {_first_problem(error)}",
             hint=f"Bake it again with `--force`, or delete the folder `{folder}`",
+        ) from error
+
+
+def load_config(folder: Path) -> RelayConfig:
+    """Read what an image was baked from. Errors: BuilderError when the file is missing or spoilt."""
+    path = folder / CONFIG
+    try:
+        return RelayConfig.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        what = "is not there" if isinstance(error, OSError) else "cannot be read by this builder"
+        raise BuilderError(
+            f"`{path}`, which says what the image was baked from, {what}",
+            hint=f"Bake `{folder.name}` again with `--force`",
         ) from error
 
 

@@ -33,8 +33,8 @@ class BootConfig(Model):
     region: str | None = None
     hostname: HostName | None = None
     networks: tuple[Network, ...] | None = None
-    allow_any_network: bool = Field(default=False, exclude=True)
-    """Needed for public networks wider than a /16 (IPv6: /32); not part of boot.json."""
+    allow_any_network: bool = False
+    """Needed for public networks wider than a /16 (IPv6: /32), which the agent refuses without it."""
     endpoint: str | None = None
     """Secrets Manager endpoint, e.g. of a VPC endpoint or a local stand-in."""
     imds_endpoint: str | None = None
@@ -50,4 +50,5 @@ class BootConfig(Model):
 
     def to_json_dict(self) -> dict[str, Any]:
         """Return the content of boot.json: only the keys that are set."""
-        return self.model_dump(by_alias=True, exclude_none=True, mode="json")
+        without = set() if self.allow_any_network else {"allow_any_network"}
+        return self.model_dump(by_alias=True, exclude_none=True, exclude=without, mode="json")

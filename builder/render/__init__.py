@@ -29,7 +29,7 @@ def render(config: RelayConfig, release: Release) -> dict[str, str]:
         **render_firewall(config),
         **render_dkim(config),
         **render_oauth(config),
-        "etc/cloud/cloud.cfg.d/95-relay.cfg": (assets.folder("cloudinit") / "cloud.cfg").read_text(),
+        "etc/cloud/cloud.cfg.d/95-relay.cfg": assets.read("cloudinit", "cloud.cfg"),
     }
     example = BootConfig(secret=config.secret_name, region=config.region, hostname=config.hostname)
     return {

@@ -109,10 +109,10 @@ def _program() -> dict[str, str]:
     """Copy the package and its commands as they are."""
     folder = assets.folder("cloudinit") / "agent"
     program = {
-        f"usr/lib/relay/{path.relative_to(folder).as_posix()}": path.read_text()
+        f"usr/lib/relay/{path.relative_to(folder).as_posix()}": path.read_text(encoding="utf-8")
         for path in _files(folder / "relay_agent")
     }
-    commands = {f"usr/sbin/{path.name}": path.read_text() for path in _files(folder / "bin")}
+    commands = {f"usr/sbin/{path.name}": path.read_text(encoding="utf-8") for path in _files(folder / "bin")}
     return {**program, **commands}
 
 
@@ -125,7 +125,7 @@ def _units(release: Release) -> dict[str, str]:
         if name.endswith(".j2"):
             text = render_template(f"systemd/{name}", release=release)
         else:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         units[f"etc/systemd/system/{name.removesuffix('.j2')}"] = text
     return units
 

@@ -27,7 +27,7 @@ def render_bake_seed(packages: Sequence[str], *, public_key: str, instance_id: s
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701  it is YAML; every value goes through tojson
     )
-    script = (assets.folder("packer") / "scripts" / "install.sh").read_text()
+    script = assets.read("packer", "scripts/install.sh")
     user_data = environment.get_template("bake.yaml.j2").render(
         dir=BAKE_DIR,
         public_key=public_key,

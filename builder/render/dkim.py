@@ -42,7 +42,7 @@ def render_dkim(config: RelayConfig) -> dict[str, str]:
         f"{_FOLDER}/signing.table": "".join(
             f"*@{key.domain} {key.domain}\n*@*.{key.domain} {key.domain}\n" for key in deepest
         ),
-        f"etc/systemd/system/{UNIT}": (assets.folder("cloudinit") / "dkim" / UNIT).read_text(),
+        f"etc/systemd/system/{UNIT}": assets.read("cloudinit", f"dkim/{UNIT}"),
         "usr/lib/tmpfiles.d/relay-dkim.conf": (
             "# Keys and socket of the DKIM signer, on tmpfs.\n"
             "d /run/relay-dkim 0755 root root -\n"

@@ -112,7 +112,7 @@ def render_reports(config: RelayConfig) -> dict[str, str]:
     """Return the files for reports of non-delivery."""
     files = {}
     if keeps_reports(config):
-        files[_KEEP_DSN] = (assets.folder("cloudinit") / "postfix" / "keep-dsn.sh").read_text()
+        files[_KEEP_DSN] = assets.read("cloudinit", "postfix/keep-dsn.sh")
         files["usr/lib/tmpfiles.d/relay-dsn.conf"] = (
             "# Reports of non-delivery; systemd-tmpfiles removes old ones.\n"
             f"d {SPOOL} 0750 mail mail {config.dsn.spool_days}d\n"

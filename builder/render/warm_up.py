@@ -52,7 +52,7 @@ def render_warm_up(config: RelayConfig, value: Callable[[int | None], str]) -> d
     }
     return {
         "etc/relay/warm-up.json": json.dumps(plan, indent=2) + "\n",
-        _PROGRAM: (assets.folder("cloudinit") / "postfix" / "relay-warm-up.py").read_text(),
+        _PROGRAM: assets.read("cloudinit", "postfix/relay-warm-up.py"),
         "etc/systemd/system/relay-warm-up.service": _SERVICE,
         "etc/systemd/system/relay-warm-up.timer": _TIMER,
         "etc/systemd/system/timers.target.d/relay-warm-up.conf": _WANTED,

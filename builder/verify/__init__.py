@@ -7,12 +7,12 @@ secret. `full` adds the conformance suite: every fault that a relay meets.
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
-from builder import console, disk_image
+from builder import console, disk_image, scratch
 from builder.config import RelayConfig
 from builder.launch import Accelerator, Launcher, choose_accelerator, launch_qemu
 from builder.launch.guest import QemuGuest
@@ -41,19 +41,20 @@ def verify(
     """Check an image and return the report; nothing is written but the logs of a failed run.
 
     `config` is what the image was baked from. `logs` is where the guests' logs are kept when a check fails (a
-    folder for temporary files when not given); the report names it. Errors: BuilderError when there is
-    nothing to check: no image, no QEMU, no space.
+    folder for temporary files when not given); the report names it. A folder that was there before is never
+    deleted. Errors: BuilderError when there is nothing to check: no image, no QEMU, no space.
     """
     image_format = disk_image.check(image, disk_image.BAKED).format
     chosen = accelerator or choose_accelerator()
-    folder = logs or Path(tempfile.mkdtemp(prefix="builder-verify-logs-"))
+    is_ours = logs is None or not logs.exists()
+    folder = logs or scratch.parent() / f"builder-verify-logs-{secrets.token_hex(4)}"
     run = Run(image, config, profile, launcher or qemu_launcher(chosen), folder)
     started = time.monotonic()
     with console.step(f"Verify {image} ({profile}, {chosen})"):
         check_sealed(run, image_format)
         check_first_boot(run)
         check_second_boot(run)
-    if not run.has_failed:
+    if not run.has_failed and is_ours:
         shutil.rmtree(folder, ignore_errors=True)
     return VerifyReport(
         image=str(image),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 
 from builder import disk
 from builder.console import format_seconds
+from builder.scratch import Scratch
 from builder.standin.behaviour import Behaviour, Fault
 from builder.standin.secrets import SecretFault
 from builder.verify.check import check
@@ -66,8 +65,9 @@ def credential_in_no_file(relay: Relay) -> str:
     needles = dict.fromkeys(traces.values())
     # The image is older than the credential: what the guest wrote is all that can hold it.
     written = disk.written_ranges(relay.guest.disk)
-    with tempfile.TemporaryDirectory(prefix="builder-verify-") as folder:
-        raw = Path(folder) / "disk.raw"
+    # A copy of a disk that has seen the credential: it must not outlive a run that is killed either.
+    with Scratch("verify") as folder:
+        raw = folder / "disk.raw"
         disk.write_raw(relay.guest.disk, "qcow2", raw)
         found = disk.search(raw, needles, ranges=written)
         root = disk.find_root(raw)

@@ -138,3 +138,20 @@ def test_a_secret_must_be_named_somewhere(tree: Places) -> None:
     with pytest.raises(Trouble) as caught:
         config.require_secrets(config.load(tree))
     assert caught.value.code == "secret-unnamed"
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "198.0.0.0/8", "2000::/3"])
+def test_launch_user_data_cannot_make_an_open_relay_by_mistake(tree: Places, network: str) -> None:
+    boot: dict[str, Any] = {"schema": 1, "networks": ["10.0.0.0/8", network]}
+    trouble = trouble_with(tree, boot=boot)
+    assert trouble.code == "config-invalid"
+    assert f"`networks` has {network}, which would let strangers relay" in trouble.message
+    write_json(tree.boot_json, {**boot, "allow_any_network": True})
+    assert config.load(tree).boot_networks == ("10.0.0.0/8", network)
+
+
+@pytest.mark.parametrize("network", ["10.0.0.0/8", "100.64.0.0/10", "203.0.0.0/16", "fd00::/8"])
+def test_ones_own_networks_are_taken_from_launch_user_data(tree: Places, network: str) -> None:
+    write_json(tree.agent_json, agent_json())
+    write_json(tree.boot_json, {"schema": 1, "networks": [network]})
+    assert config.load(tree).boot_networks == (network,)

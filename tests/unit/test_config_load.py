@@ -222,4 +222,5 @@ def test_launch_settings_are_checked_the_same_way() -> None:
 def test_launch_settings_never_make_an_open_relay() -> None:
     with pytest.raises(ConfigError, match="would let strangers relay"):
         boot_config({"networks": ["0.0.0.0/0"]})
-    assert boot_config({"networks": ["0.0.0.0/0"], "allow_any_network": True}).networks == ("0.0.0.0/0",)
+    boot = boot_config({"networks": ["0.0.0.0/0"], "allow_any_network": True})
+    assert boot.to_json_dict() == {"schema": 1, "networks": ["0.0.0.0/0"], "allow_any_network": True}

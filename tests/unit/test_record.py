@@ -176,3 +176,14 @@ def test_an_image_is_proved_for_what_it_has_passed_and_less(
 def test_an_image_that_nobody_has_tried_is_not_proved() -> None:
     assert not record.is_proved(make(status="baked"), "short")
     assert not record.is_proved(make(status="failed", verify={"profile": "full"}), "short")
+
+
+@pytest.mark.parametrize(("text", "said"), [(None, "is not there"), ("{", "cannot"), ("{}", "cannot")])
+def test_a_configuration_that_is_missing_or_spoilt_is_an_error_with_the_next_step(
+    tmp_path: Path, text: str | None, said: str
+) -> None:
+    if text is not None:
+        (tmp_path / record.CONFIG).write_text(text)
+    with pytest.raises(BuilderError, match=said) as caught:
+        record.load_config(tmp_path)
+    assert "--force" in str(caught.value.hint)

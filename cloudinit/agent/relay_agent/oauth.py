@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import urllib.error
@@ -58,7 +59,7 @@ def exchange(request: TokenRequest) -> AccessToken:
     except urllib.error.HTTPError as error:
         with error:
             raise _refused(host, error.code, _parse(error.read(_LARGEST_ANSWER))) from None
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         why = getattr(error, "reason", error)
         raise Trouble("token-unreachable", f"The token service {host} cannot be reached ({why})") from None
     token, seconds = found.get("access_token"), found.get("expires_in", 3600)

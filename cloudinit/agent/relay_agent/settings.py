@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Tuple
 from urllib.parse import urlsplit
 
 from relay_agent.places import Places
@@ -17,6 +17,13 @@ SCHEMA = 1
 _HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?")
 _SECRET = re.compile(r"[A-Za-z0-9/_+=.@:!-]{1,2048}")
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+")
+# As in relay.yaml (builder/config/values.py): a public network wider than this is taken for a mistake.
+_WIDEST_PUBLIC_PREFIX = {4: 16, 6: 32}
+_PRIVATE = [
+    ipaddress.ip_network(text)
+    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16")
+    + ("127.0.0.0/8", "fc00::/7", "fe80::/10", "::1/128")
+]
 _UNIT = re.compile(r"[A-Za-z0-9@._\\-]+\.service")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MECHANISMS = ("plain", "login", "xoauth2")
@@ -282,6 +289,26 @@ def _ca(reader: _Reader, values: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _is_too_wide(network: Any) -> bool:
+    # Not `is_private`: for 0.0.0.0/0 it is true, since the first and the last address are reserved.
+    inside = [other for other in _PRIVATE if other.version == network.version]
+    is_private = any(network.subnet_of(other) for other in inside)
+    return not is_private and network.prefixlen < _WIDEST_PUBLIC_PREFIX[network.version]
+
+
+def _no_open_relay(reader: _Reader, values: Mapping[str, Any]) -> Tuple[str, ...]:
+    """Return the networks of `boot.json`; none that lets strangers relay, unless that was asked for."""
+    networks = reader.networks("networks")
+    reader.seen.add("allow_any_network")
+    if values.get("allow_any_network") is not True:
+        for network in map(ipaddress.ip_network, networks):
+            if _is_too_wide(network):
+                reader.problems.append(
+                    f"`networks` has {network}, which would let strangers relay (without `allow_any_network`)"
+                )
+    return networks
+
+
 def _overlay(settings: Settings, values: dict[str, Any]) -> Settings:
     problems: list[str] = []
     reader = _Reader(values, "", problems)
@@ -298,7 +325,7 @@ def _overlay(settings: Settings, values: dict[str, Any]) -> Settings:
         port=near.number("port", first.port, 1, 65535),
     )
     hostname = reader.text("hostname", _HOST, "a host name", need=False)
-    networks = reader.networks("networks")
+    networks = _no_open_relay(reader, values)
     merged = replace(
         settings,
         region=reader.text("region", _REGION, "a region such as `us-east-1`", need=False) or settings.region,
