@@ -61,7 +61,7 @@ def _evidence(result: CaseResult) -> str:
     if result.skipped:
         raise CheckFailed(f"not run: {result.skipped}")
     parts = [text for text in (_seen("meanwhile", result.at_fault), _seen("then", result.repaired)) if text]
-    return "; ".join([*parts, *result.notes])
+    return "; ".join([*parts, *result.notes]) or "each answer was as expected"
 
 
 def _seen(when: str, outcome: Outcome | None) -> str:
@@ -69,7 +69,7 @@ def _seen(when: str, outcome: Outcome | None) -> str:
         return ""
     numbers = {"delivered": outcome.delivered, "waiting": outcome.queued, "bounced": outcome.bounced}
     shown = ", ".join(f"{count} {name}" for name, count in numbers.items() if count)
-    return f"{when} of {outcome.accepted} {shown}"
+    return f"{when}, of {outcome.accepted} recipients: {shown}"
 
 
 CHECKS = tuple(_check(case) for case in CASES if case.setup == _SETUP and not case.needs & _CANNOT)

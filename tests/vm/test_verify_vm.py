@@ -1,4 +1,4 @@
-"""An image that was spoilt fails the checks that are about what was spoilt, and no others."""
+"""A spoilt image fails the checks that are about what was spoilt; a good one survives every fault."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from builder import disk, process
 from builder.bake import IMAGE
 from builder.config import RelayConfig
 from builder.record import ImageRecord
-from builder.verify import fresh, runner, trouble, verify
+from builder.verify import faults, fresh, runner, trouble, verify
 
 # A boot takes 40 s under software emulation, and minutes where other guests share the processors.
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
@@ -33,6 +33,20 @@ def test_an_open_relay_that_trusts_any_certificate_is_found_out(
     assert "/etc/ssh/ssh_host_rsa_key" in failed["sealed: no-host-keys"]
     assert report.logs
     assert "postfix" in (Path(report.logs) / "fresh" / "postfix.log").read_text()
+
+
+def test_every_fault_is_survived_by_the_booted_image(
+    debian_12: tuple[Path, ImageRecord],
+    config: RelayConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The part that `verify --full` adds; the rest has been tried when the image was baked."""
+    monkeypatch.setattr(runner, "FIRST_BOOT", {"full": (fresh.ready, *faults.CHECKS)})
+    monkeypatch.setattr(runner, "SECOND_BOOT", {"full": ()})
+    report = verify(debian_12[0] / IMAGE, config=config, profile="full", logs=tmp_path / "logs")
+    assert {check.name: check.evidence for check in report.failed} == {}
+    assert len([check for check in report.checks if check.name.startswith("fault: ")]) == len(faults.CHECKS)
 
 
 def _spoil(image: Path, folder: Path) -> Path:
