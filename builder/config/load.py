@@ -198,5 +198,6 @@ class _Reader(Generic[M]):
 
     def _place(self, where: Where, line: int | None) -> str:
         if where[:1] in self.flags or where in self.flags:
-            return " (from the command line)"
+            # Without a file the error begins with "command line" already.
+            return " (from the command line)" if self.marks else ""
         return f" (line {line})" if line else ""
