@@ -24,6 +24,35 @@ NEEDS: dict[str, dict[str, Any]] = {
     "custom": {"upstream": {"host": "smtp.example.com"}},
 }
 
+# A relay with all that relay.yaml can ask for; what a probe may and may not do then follows from it.
+EVERYTHING: dict[str, Any] = {
+    "preset": "ses",
+    "region": "us-east-1",
+    "fallback": {"preset": "ses", "region": "eu-west-1"},
+    "routes": [
+        {"name": "news", "preset": "sendgrid", "sender_domains": ["news.example"]},
+        {"name": "partner", "preset": "mailgun", "region": "us", "recipient_domains": ["partner.example"]},
+        {"name": "office", "preset": "microsoft365", "sender_domains": ["office365.example"]},
+    ],
+    "access": {
+        "senders": {"rules": [{"pattern": "evil.example", "kind": "domain", "action": "reject"}]},
+        "recipients": {"rules": [{"pattern": "blocked.example", "kind": "domain", "action": "reject"}]},
+        "sender_domains": [{"networks": ["10.0.0.0/8"], "domains": ["office.example"]}],
+    },
+    "dkim": {"keys": [{"domain": "ours.example", "selector": "relay", "secret": "relay/dkim"}]},
+    "submission": {"secret": "relay/users", "certificate": "self_signed"},
+    "clients": {"connections": 20, "messages_per_minute": 100},
+    "firewall": {"management_networks": ["10.9.0.0/16"]},
+    "quota": {"messages_per_second": 20, "share": "node"},
+    "hygiene": {
+        "strip_received": True,
+        "strip_client_headers": True,
+        "configuration_set": "marketing",
+        "set_headers": {"X-Relay": "yes"},
+        "sender_rewrite": {"address": "account@ours.example", "keep": ["ours.example"]},
+    },
+}
+
 
 def config_of(preset: str, **more: Any) -> RelayConfig:
     """Return a configuration of a preset with what it needs."""

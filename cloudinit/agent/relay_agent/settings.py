@@ -221,7 +221,8 @@ def _upstream(values: dict[str, Any], at: str, problems: list[str]) -> Upstream:
         shapes=tuple(shapes),
         mechanisms=reader.texts("mechanisms", MECHANISMS),
         secret=reader.text("secret", _SECRET, "a secret's name or ARN", need=False),
-        region=reader.text("region", _REGION, "a region such as `us-east-1`", need=False),
+        # The provider's own, such as `us` and `eu`; AWS is asked in the `region` of the whole.
+        region=reader.text("region", _NAME, "a region of the provider", need=False),
     )
 
 
