@@ -32,7 +32,6 @@ EVERYTHING: dict[str, Any] = {
     "routes": [
         {"name": "news", "preset": "sendgrid", "sender_domains": ["news.example"]},
         {"name": "partner", "preset": "mailgun", "region": "us", "recipient_domains": ["partner.example"]},
-        {"name": "office", "preset": "microsoft365", "sender_domains": ["office365.example"]},
     ],
     "access": {
         "senders": {"rules": [{"pattern": "evil.example", "kind": "domain", "action": "reject"}]},
@@ -51,6 +50,16 @@ EVERYTHING: dict[str, Any] = {
         "set_headers": {"X-Relay": "yes"},
         "sender_rewrite": {"address": "account@ours.example", "keep": ["ours.example"]},
     },
+}
+
+
+# The same with a provider that is logged in to by OAuth: its bake also compiles the SASL mechanism.
+WITH_OAUTH: dict[str, Any] = {
+    **EVERYTHING,
+    "routes": [
+        *EVERYTHING["routes"],
+        {"name": "office", "preset": "microsoft365", "sender_domains": ["office365.example"]},
+    ],
 }
 
 

@@ -17,7 +17,7 @@ from builder.presets import load_preset, preset_names
 from builder.releases import get_release
 from builder.render import render
 from tests.agent.relay_world import make_places
-from tests.rendered import EVERYTHING, NEEDS
+from tests.rendered import EVERYTHING, NEEDS, WITH_OAUTH
 
 _AGENT_JSON = "root/etc/relay/agent.json"
 
@@ -30,7 +30,7 @@ def _configurations() -> Iterator[Any]:
             yield pytest.param({**asked, "region": region}, id=f"{name}-{region}")
         if not preset.has_regions:
             yield pytest.param(asked, id=name)
-    yield pytest.param(EVERYTHING, id="everything")
+    yield pytest.param(WITH_OAUTH, id="everything")
 
 
 @pytest.mark.parametrize("asked", list(_configurations()))

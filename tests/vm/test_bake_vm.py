@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,7 +21,7 @@ from builder.bake import IMAGE, SBOM, BakeRequest, bake
 from builder.config import RelayConfig, load_config
 from builder.errors import BuilderError
 from builder.record import RECORD, ImageRecord
-from tests.rendered import EVERYTHING
+from tests.rendered import EVERYTHING, WITH_OAUTH
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 
@@ -61,7 +62,16 @@ def test_the_same_request_is_answered_without_any_tool(
 def test_the_next_generation_bakes_and_relays_with_everything_that_can_be_asked_for(
     images_dir: Path,
 ) -> None:
-    record = _bake_short("debian-13", load_config(None, EVERYTHING), images_dir, name="everything-debian-13")
+    _bake_everything(EVERYTHING, images_dir)
+
+
+@pytest.mark.releases
+def test_the_next_generation_logs_in_by_oauth_too(images_dir: Path) -> None:
+    _bake_everything(WITH_OAUTH, images_dir)
+
+
+def _bake_everything(asked: dict[str, Any], images_dir: Path) -> None:
+    record = _bake_short("debian-13", load_config(None, asked), images_dir, name="everything-debian-13")
     assert record.status == "verified"
     assert record.verify
     assert {"submission", "signed"} <= {check["name"] for check in record.verify["checks"]}
