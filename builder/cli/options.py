@@ -157,8 +157,10 @@ def read_text(path: Path) -> str:
 def find_image(name_or_path: str) -> Path:
     """Return the disk file of an image that was baked here, or the file of that path.
 
-    Errors: BuilderError when there is neither, or the image is an AMI.
+    An image that nobody has tried is warned about. Errors: BuilderError when there is neither, the image is
+    an AMI, or it has failed its verification.
     """
+    from builder import console
     from builder import record as records
     from builder.errors import BuilderError
 
@@ -168,7 +170,15 @@ def find_image(name_or_path: str) -> Path:
     record = records.load(folder)
     if record.artifact.file is None:
         raise BuilderError(f"Image `{record.name}` is an AMI; there is no file of it here")
-    return folder / record.artifact.file
+    file = folder / record.artifact.file
+    if record.status == "failed":
+        raise BuilderError(
+            f"Image `{record.name}` has failed its verification; `builder images {record.name}` says where",
+            hint=f"Bake it anew with `--force`; to look into it all the same, give its file: `{file}`",
+        )
+    if record.status == "baked":
+        console.warn(f"Image `{record.name}` was never tried; `builder verify {record.name}` does that")
+    return file
 
 
 def find_image_folder(name_or_path: str) -> Path:

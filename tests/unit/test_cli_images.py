@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder import record as records
+from builder.cli import options
 from builder.doctor import TOOLS
 from builder.record import Artifact, Base, ImageRecord, Inputs
 from tests.fakes import FakeTools
@@ -218,6 +219,26 @@ def test_launch_refuses_a_network_that_lets_strangers_relay(
 
     assert code == 1
     assert "`0.0.0.0/0`" in err
+
+
+def test_launch_refuses_an_image_that_has_failed_its_verification(
+    baked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records.save(records.load(baked).model_copy(update={"status": "failed"}), baked)
+    code, _out, err = run(capsys, "launch", "ses-debian-12")
+
+    assert code == 1
+    assert "has failed its verification" in err
+    assert str(baked / "relay.qcow2") in err
+
+
+def test_an_image_that_nobody_has_tried_is_warned_about(
+    baked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records.save(records.load(baked).model_copy(update={"status": "baked"}), baked)
+
+    assert options.find_image("ses-debian-12") == baked / "relay.qcow2"
+    assert "was never tried; `builder verify ses-debian-12`" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_base_list_names_every_base(capsys: pytest.CaptureFixture[str]) -> None:
