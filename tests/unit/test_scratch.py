@@ -63,7 +63,9 @@ def test_what_a_killed_run_left_is_cleared_by_the_next() -> None:
 def test_a_child_does_not_keep_the_folder_in_use() -> None:
     script = (
         f"{PRINTS_ONE}import os, subprocess\n"
-        f"child = subprocess.Popen([{sys.executable!r}, '-c', 'import time; time.sleep(60)'])\n"
+        f"sleep = [{sys.executable!r}, '-c', 'import time; time.sleep(60)']\n"
+        # Not our pipe, or the end of it would be waited for.
+        "child = subprocess.Popen(sleep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
         "print(child.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
