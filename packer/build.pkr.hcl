@@ -31,7 +31,9 @@ build {
       "  echo BUILDER-PHASE $phase",
       "  sh $dir/scripts/$phase.sh $dir",
       "done",
-      "for file in packages.tsv cloud-init-status.json; do",
+      "for file in packages.tsv cloud-init-status.json cloud-init-status.txt; do",
+      # Which of the two there is depends on the release.
+      "  [ -e $dir/diag/$file ] || continue",
       "  echo BUILDER-DIAG begin $file",
       "  cat $dir/diag/$file",
       "  echo",

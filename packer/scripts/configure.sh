@@ -9,6 +9,18 @@ export LC_ALL=C
 # Directories keep the mode that the distribution gave them; files have theirs from the payload.
 tar -C "$dir/root" -cf - . | tar -C / -xf - --no-same-owner --no-overwrite-dir
 
+# --- agent -------------------------------------------------------------------------------------------------------
+# Load what it loads: that proves that it can, and leaves the modules compiled. Half of this script's time, so beside
+# the rest of it.
+AWS_DEFAULT_REGION=us-east-1 PYTHONPATH=/usr/lib/relay python3 -c "
+import compileall, sys
+if not compileall.compile_dir('/usr/lib/relay', quiet=1):
+    sys.exit('configure: the agent does not compile')
+import boto3, relay_agent
+for service in ('secretsmanager', 'sts'):
+    boto3.client(service, aws_access_key_id='-', aws_secret_access_key='-')" &
+agent=$!
+
 # --- Postfix -----------------------------------------------------------------------------------------------------
 # Each release keeps its own master.cf; `edits` has one postconf call a line: `-M|-F|-P|-X… argument`.
 [ -e /etc/postfix/master.cf ] || cp /usr/share/postfix/master.cf.dist /etc/postfix/master.cf
@@ -30,12 +42,6 @@ if [ -e /etc/nftables.conf ] && command -v nft >/dev/null; then
 fi
 
 # --- what starts at boot -----------------------------------------------------------------------------------------
-# Load what the agent loads: that proves that it can, and leaves its modules compiled.
-python3 -m compileall -q /usr/lib/relay
-AWS_DEFAULT_REGION=us-east-1 PYTHONPATH=/usr/lib/relay python3 -c "
-import boto3, relay_agent
-for service in ('secretsmanager', 'sts'):
-    boto3.client(service, aws_access_key_id='-', aws_secret_access_key='-')"
 # --root: as files, without asking the running systemd to read them all again.
 systemctl --root=/ enable --quiet relay-agent.service nftables.service postfix.service
 # What a relay has no use for and what makes a boot longer: package housekeeping belongs to the next bake. The signer has
@@ -59,3 +65,5 @@ fi
 if [ -e /boot/grub/grub.cfg ]; then
     sed -i -E 's/^([[:space:]]*set timeout=)[0-9]+/\10/' /boot/grub/grub.cfg
 fi
+
+wait "$agent"

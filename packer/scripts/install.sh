@@ -25,7 +25,7 @@ apt_get() {
         -o Acquire::Retries=5 -o Acquire::http::Timeout=30 -o Acquire::Languages=none \
         -o APT::Install-Recommends=false -o APT::Install-Suggests=false \
         -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
-        -o Dpkg::Options::=--force-unsafe-io -o Dpkg::Options::=--force-confold "$@"
+        -o DPkg::Path="$PATH" -o Dpkg::Options::=--force-unsafe-io -o Dpkg::Options::=--force-confold "$@"
 }
 
 # Files that apt and dpkg read; nothing here starts a program, because each costs half a second under emulation.
@@ -49,11 +49,6 @@ path-include=/usr/lib/python3/dist-packages/botocore/data/ses/*
 path-include=/usr/lib/python3/dist-packages/botocore/data/sts/*
 CFG
     rm -f /var/lib/man-db/auto-update
-    # ssl-cert, which postfix depends on, makes a key and certificate of this machine unless they are there. seal.sh
-    # removes them: a key in an image is everybody's.
-    install -d /etc/ssl/private /etc/ssl/certs
-    [ -e /etc/ssl/certs/ssl-cert-snakeoil.pem ] || : >/etc/ssl/certs/ssl-cert-snakeoil.pem
-    [ -e /etc/ssl/private/ssl-cert-snakeoil.key ] || : >/etc/ssl/private/ssl-cert-snakeoil.key
 }
 
 # Beside the download: nothing else may take dpkg's lock, and Postfix must not ask for, or write, a main.cf.
@@ -61,6 +56,12 @@ quieten() {
     systemctl --no-block stop apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service \
         unattended-upgrades.service man-db.timer 2>/dev/null || :
     echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
+    # What postfix and ssl-cert would create with Perl programs, one second each.
+    for group in ssl-cert postfix postdrop; do
+        getent group "$group" >/dev/null || groupadd --system "$group"
+    done
+    getent passwd postfix >/dev/null ||
+        useradd --system --gid postfix --home-dir /var/spool/postfix --no-create-home --shell /usr/sbin/nologin postfix
 }
 
 install_packages() {
@@ -77,22 +78,19 @@ install_packages() {
 }
 
 # Programs that packages' scripts call and that an image has no use for: each is a Perl or Python start or a reload of
-# systemd, together most of the installation under software emulation. They are found first on PATH and do nothing.
+# systemd, together most of the installation under software emulation. They are found first on PATH and do nothing;
+# apt gives dpkg a PATH of its own unless DPkg::Path says otherwise.
 #   py3compile           nine of ten modules are never loaded; configure.sh loads what the agent needs, which compiles it
 #   systemctl, deb-…     nothing starts here, and configure.sh enables what shall start at boot
+#   make-ssl-cert        of ssl-cert, which postfix depends on: a key in an image is everybody's
 shim() {
     mkdir -p "$dir/shims"
-    for program in py3compile py3clean systemctl deb-systemd-helper deb-systemd-invoke invoke-rc.d update-rc.d; do
+    for program in py3compile py3clean make-ssl-cert \
+        systemctl deb-systemd-helper deb-systemd-invoke invoke-rc.d update-rc.d; do
         ln -sf /bin/true "$dir/shims/$program"
     done
     PATH=$dir/shims:$PATH
     export PATH
-    # What postfix and ssl-cert would create with Perl programs, one second each.
-    for group in ssl-cert postfix postdrop; do
-        getent group "$group" >/dev/null || groupadd --system "$group"
-    done
-    getent passwd postfix >/dev/null ||
-        useradd --system --gid postfix --home-dir /var/spool/postfix --no-create-home --shell /usr/sbin/nologin postfix
 }
 
 run_and_record() {
