@@ -117,17 +117,13 @@ def _program() -> dict[str, str]:
 
 
 def _units(release: Release) -> dict[str, str]:
-    """Copy the units; one that ends in `.j2` is filled in for the release."""
-    folder = assets.folder("cloudinit") / "systemd"
-    units = {}
-    for path in _files(folder):
-        name = path.relative_to(folder).as_posix()
-        if name.endswith(".j2"):
-            text = render_template(f"systemd/{name}", release=release)
-        else:
-            text = path.read_text(encoding="utf-8")
-        units[f"etc/systemd/system/{name.removesuffix('.j2')}"] = text
-    return units
+    """Return the agent's unit, and what is changed in the one that the release starts Postfix with."""
+    return {
+        "etc/systemd/system/relay-agent.service": assets.read("cloudinit", "systemd/relay-agent.service"),
+        f"etc/systemd/system/{release.postfix_unit}.d/relay.conf": render_template(
+            "systemd/postfix.conf.j2", release=release
+        ),
+    }
 
 
 def _files(folder: Path) -> list[Path]:

@@ -165,13 +165,6 @@ def test_the_unit_keeps_the_credential_off_the_disk_and_over_a_restart() -> None
         assert line in lines
 
 
-def test_postfix_does_not_dump_the_credential_either() -> None:
-    for unit in ("postfix.service", "postfix@.service"):
-        text = (UNIT.parent / f"{unit}.d" / "relay.conf").read_text()
-        assert "LimitCORE=0" in text
-        assert "MemorySwapMax=0" in text
-
-
 def test_every_reason_is_in_the_documentation_and_no_other() -> None:
     documented = set(re.findall(r"`([a-z]+(?:-[a-z]+)*)`", REASONS.read_text().partition("## Reasons")[2]))
     raised = set()

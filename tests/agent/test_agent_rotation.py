@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from relay_agent.maillog import parse
 from relay_agent.places import Places
@@ -162,15 +164,49 @@ def test_a_reload_that_fails_is_done_again(relay: Relay, fake_tool: FakeTools) -
 
 def test_a_map_that_changed_while_nothing_greeted_reaches_postfix(relay: Relay) -> None:
     relay.rounds()
+    relay.places.kernel_sockets[0].write_text("")
+    broken = relay.postfix.postfix.path.read_text()
+    relay.postfix.postfix.path.write_text("#!/bin/sh\nexit 1\n")
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    relay.rounds(1, seconds=67)
+    assert "password-2" in relay.map
+    relay.postfix.postfix.path.write_text(broken)
+    reloads = relay.postfix.reloads
+    relay.rounds(3, seconds=2)
+    assert relay.state == "ready"
+    assert relay.postfix.reloads == reloads + 1
+
+
+def test_a_postfix_that_starts_after_the_map_was_written_needs_no_reload(relay: Relay) -> None:
+    relay.rounds(3, seconds=10)
     relay.postfix.stop()
     relay.versions["relay/ses"] = ("v2", "password-2")
     relay.rounds(1, seconds=67)
     assert relay.reason == "postfix-down"
     relay.postfix.start()
-    reloads = relay.postfix.reloads
+    reloads, flushes = relay.postfix.reloads, relay.postfix.flushes
     relay.rounds(3, seconds=2)
     assert relay.state == "ready"
-    assert relay.postfix.reloads == reloads + 1
+    assert (relay.postfix.reloads, relay.postfix.flushes) == (reloads, flushes + 1)
+
+
+def test_a_postfix_that_is_just_starting_is_given_time_to_bind_the_port(relay: Relay) -> None:
+    relay.postfix.stop()
+    relay.rounds(2)
+    assert relay.reason == "postfix-down"
+    assert relay.postfix.has_listener
+    relay.postfix.start()
+    opened = relay.places.kernel_sockets[0]
+    table = opened.read_text()
+    opened.write_text("")
+    later = threading.Timer(0.3, opened.write_text, [table])
+    later.start()
+    relay.rounds(1)
+    later.join()
+    assert relay.postfix.is_open
+    assert relay.postfix.reloads == 0
+    relay.rounds(2)
+    assert relay.state == "ready"
 
 
 # -- several upstreams

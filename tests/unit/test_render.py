@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from builder.releases import RELEASES
+from builder.releases import RELEASES, get_release
 from tests.rendered import EXPECTED, EXPECTED_SAMPLES, expected_files, parameters, preset_names, rendered
 
 
@@ -116,6 +116,21 @@ def test_the_postfix_unit_follows_the_release() -> None:
 
     assert unit("ubuntu-24.04") == "postfix@-.service"
     assert unit("ubuntu-26.04") == "postfix.service"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_postfix_does_not_dump_the_credential_and_checks_before_each_start_but_the_first(
+    release: str,
+) -> None:
+    unit = get_release(release).postfix_unit
+    lines = rendered("ses", release)[f"root/etc/systemd/system/{unit}.d/relay.conf"].splitlines()
+    assert {"LimitCORE=0", "MemorySwapMax=0", "LogRateLimitIntervalSec=0"} <= set(lines)
+    starts = [line for line in lines if line.startswith("ExecStartPre=")]
+    # The packaged one goes. Up to 3.9 `postfix start` itself makes the checks and knows the marker.
+    assert starts[0] == "ExecStartPre="
+    assert ["quick-start" in line and "postfix check" in line for line in starts[1:]] == (
+        [True] if unit == "postfix.service" else []
+    )
 
 
 def test_agent_program_is_copied_whole() -> None:

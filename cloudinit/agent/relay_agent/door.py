@@ -37,9 +37,9 @@ class Door:
         self.is_open = False
         self.is_draining = False
         self.room = RoomWatcher(places.spool)
-        self._must_refresh = False
+        self._must_refresh = self._must_flush = False
         self._again_at: float | None = None
-        self._is_written = self._is_shut = False
+        self._is_written = self._is_shut = self._awaits_start = False
         self._applied: Settings | None = None
         try:
             # An agent that was started again finds what the one before it wrote.
@@ -51,6 +51,7 @@ class Door:
         """Make sure that a fresh machine does not accept mail, whatever master.cf says."""
         if not instance.has_been_ready(self._places):
             self._postfix.close_port()
+        self.room.message_bytes = self._postfix.message_bytes()
 
     def prepare(self, settings: Settings) -> None:
         """Apply what `boot.json` changes."""
@@ -112,10 +113,11 @@ class Door:
         # Looked at again when it does not help: somebody may have taken the listener out.
         self._is_written = True
         is_up = self._postfix.has_sockets()
-        if is_up and not self._postfix.is_listening():
+        if is_up and not self._listens():
             is_up = self._postfix.reload()
             if is_up:
                 self._reloaded()
+        self._awaits_start = not is_up
         if not is_up:
             raise Trouble(
                 "postfix-down", "Postfix is not running (yet)", hint="`systemctl status 'postfix*'`"
@@ -129,7 +131,12 @@ class Door:
             )
         self.is_open = True
         self._log.info("port 25 is open")
-        self.room.message_bytes = self._postfix.message_bytes()
+
+    def _listens(self) -> bool:
+        """Look for the listener; a Postfix that has just been started binds one socket after the other."""
+        if self._awaits_start:
+            return self._postfix.wait_for_listener()
+        return self._postfix.is_listening()
 
     def drain(self) -> None:
         """Close port 25 and try the queue once; what is in it goes on being delivered."""
@@ -168,13 +175,19 @@ class Door:
     def refresh(self, *, is_new: bool = True) -> None:
         """Make Postfix read a new map, then try what waited for it: now and, once, some seconds later.
 
-        While Postfix cannot be told it stays to be done: it would keep a credential that has ended.
+        While Postfix cannot be told it stays to be done: it would keep a credential that has ended. One that
+        is yet to start reads the new map anyhow.
         """
-        self._must_refresh = self._must_refresh or is_new
+        if is_new:
+            self._must_flush = True
+            self._must_refresh = self._must_refresh or self._postfix.has_sockets()
         if not (self.is_open or self.is_draining):
             return
         if self._must_refresh and self._postfix.reload():
             self._reloaded()
+            self._postfix.flush()
+        elif self._must_flush and not self._must_refresh:
+            self._must_flush = False
             self._postfix.flush()
         elif self._again_at is not None and self._monotonic() >= self._again_at:
             self._again_at = None
@@ -184,7 +197,8 @@ class Door:
     def _reloaded(self) -> None:
         """Note that Postfix has the new map; what is being delivered with the old one is flushed later."""
         if self._must_refresh:
-            self._must_refresh, self._again_at = False, self._monotonic() + _AGAIN_SECONDS
+            self._must_refresh = self._must_flush = False
+            self._again_at = self._monotonic() + _AGAIN_SECONDS
 
 
 def _logins(credentials: dict[str, Credential]) -> dict[str, tuple[str, str]]:

@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from pathlib import Path
+from typing import Callable
 
 from relay_agent import programs
 from relay_agent.maps import write_whole
@@ -64,6 +65,10 @@ class Postfix:
                 if len(fields) > 3 and fields[3] == _LISTENING and fields[1].endswith(":" + wanted):
                     return True
         return False
+
+    def wait_for_listener(self, timeout_seconds: float = 3) -> bool:
+        """Wait until port 25 is bound; for the moments in which Postfix starts."""
+        return _wait(self.is_listening, timeout_seconds)
 
     def apply(self, settings: Settings) -> bool:
         """Put what `boot.json` says into main.cf with one `postconf -e`; False when it says nothing.
@@ -138,13 +143,7 @@ class Postfix:
 
     def wait_for_banner(self, timeout_seconds: float = 10) -> bool:
         """Wait until the SMTP server greets; for the moments after a reload, not for regular checks."""
-        deadline = time.monotonic() + timeout_seconds
-        while True:
-            if self._greets():
-                return True
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.1)
+        return _wait(self._greets, timeout_seconds)
 
     def _greets(self) -> bool:
         try:
@@ -172,6 +171,15 @@ class Postfix:
                 f"`{program} {arguments[0]}` failed: {ended.last_line}",
                 hint="`postfix check` says more",
             )
+
+
+def _wait(is_so: Callable[[], bool], timeout_seconds: float) -> bool:
+    deadline = time.monotonic() + timeout_seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _spell(network: str) -> str:
