@@ -6,8 +6,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
+# pytest compiles every test file anew in each of its processes where it may not keep the result.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
+# One more than the smallest machine has cores, as some tests wait; each further one collects the tests again.
+WORKERS := 3
 SLOW := postfix or aws or vm
 BENCHES := bench/cli.py bench/boot.py bench/bake.py bench/throughput.py
 
@@ -29,10 +34,10 @@ demo: setup ## the main job on this machine: bake, boot, fetch a secret, relay a
 	@$(BIN)/builder demo
 
 check: setup .tools/bin/promtool ## lint, types and the fast tests: under a minute
-	@$(BIN)/pytest -q -n 2 --dist worksteal
+	@$(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 
 test: setup .tools/bin/promtool ## all tests, a VM bake and boot among them
-	@$(BIN)/pytest -n 2 --dist worksteal
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal
 	@$(BIN)/pytest -m '($(SLOW)) and not releases'
 
 test-releases: setup ## the VM tests on every release

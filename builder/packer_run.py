@@ -20,6 +20,8 @@ from builder.packer_template import VALUES_FILE
 from builder.workspace import Workspace
 
 _POLL_SECONDS = 0.5
+# How long Packer gets to end by itself, with its own reason, when QEMU has.
+_LAST_WORDS_SECONDS = 2.0
 _LEAST_FREE_BYTES = 64 << 20
 # How long Packer gets to tidy up after SIGTERM: QEMU dies at once, EC2 takes minutes to end an instance.
 _GRACE_SECONDS: Mapping[Target, float] = {"qemu": 20, "ami": 300}
@@ -122,7 +124,7 @@ def _follow(running: process.Running, work: Workspace, progress: Progress) -> in
         if progress.phase != "boot":
             continue
         has_machine = _runs_qemu(running.pid)
-        if had_machine and not has_machine and running.wait(2) is None:
+        if had_machine and not has_machine and running.wait(_LAST_WORDS_SECONDS) is None:
             raise _failed(work, progress, "QEMU ended before the machine answered SSH")
         had_machine = had_machine or has_machine
         sign = never_boots(work.serial_log)

@@ -30,6 +30,7 @@ from builder.launch.qemu import Machine
 
 SCHEMA = 1
 Status = Literal["running", "stopped"]
+_POLL_SECONDS = 0.02
 _TYPES: Mapping[str, Any] = {
     **dict.fromkeys(("image", "socket", "started"), str),
     **dict.fromkeys(("memory_mib", "cpus", "pid"), int),
@@ -279,21 +280,24 @@ def _end(instance: Instance, running: psutil.Process, timeout_seconds: float) ->
     while time.monotonic() < deadline:
         with contextlib.suppress(qmp.QmpError):
             qmp.execute(Path(instance.socket), "system_powerdown")
-        if _gone(running, min(10.0, timeout_seconds)):
+        if _gone(instance, min(10.0, timeout_seconds)):
             return
     for end in (running.terminate, running.kill):
         with contextlib.suppress(psutil.NoSuchProcess):
             end()
-        if _gone(running, 10):
+        if _gone(instance, 10):
             return
     raise BuilderError(f"QEMU of `{instance.id}`, process {running.pid}, does not end")
 
 
-def _gone(running: psutil.Process, seconds: float) -> bool:
-    try:
-        running.wait(seconds)
-    except psutil.TimeoutExpired:
-        return False
+def _gone(instance: Instance, seconds: float) -> bool:
+    # Not psutil's `wait`: that also waits until somebody takes note of the end, and the first process of a
+    # container may do so late or never.
+    deadline = time.monotonic() + seconds
+    while instance.status == "running":
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
     return True
 
 

@@ -178,15 +178,13 @@ class FakePostfix:
 def greeter() -> Iterator[int]:
     """A port on loopback that greets like an SMTP server; gives its number."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.1)
-        stopping = threading.Event()
 
         def serve() -> None:
-            while not stopping.is_set():
+            while True:
                 try:
                     client, _ = server.accept()
-                except TimeoutError:
-                    continue
+                except OSError:  # shut down
+                    return
                 with client:
                     client.settimeout(2)
                     client.sendall(b"220 relay ESMTP\r\n")
@@ -196,5 +194,5 @@ def greeter() -> Iterator[int]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield server.getsockname()[1]
-        stopping.set()
+        server.shutdown(socket.SHUT_RDWR)
         thread.join()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from relay_agent import loops, metrics, notify
+from relay_agent import loops, metrics, notify, rate
 from relay_agent.board import Board
 from relay_agent.credential import Credential
 from relay_agent.door import Door
@@ -35,6 +35,13 @@ from tests.agent.scripted_relay import Relay
 from tests.fakes import FakeTools
 
 SHAPE = Shape("smtp", ("username", "password"), "{username}", "{password}")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses of the loops are a twentieth of the real ones."""
+    monkeypatch.setattr(loops, "_FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(rate, "_ROUND_SECONDS", 0.05)
 
 
 def wait_until(seen: Callable[[], object]) -> None:

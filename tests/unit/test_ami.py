@@ -45,7 +45,7 @@ def address() -> Iterator[tuple[str, list[str]]]:
             return
 
     server = HTTPServer(("127.0.0.1", 0), Service)
-    thread = Thread(target=server.serve_forever)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", answers
     server.shutdown()

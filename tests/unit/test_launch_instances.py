@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 
 import psutil
 import pytest
@@ -23,6 +25,7 @@ from builder.launch.instances import (
     stop_instance,
     wait_instance_ready,
 )
+from tests.fakes import FakeTools
 from tests.unit.test_launch_guest import Order, image, order
 
 __all__ = ["image", "order"]
@@ -85,6 +88,22 @@ def test_an_instance_that_ignores_the_power_button_is_ended(order: Order, image:
     started = _launch(image, folder)
     stop_instance(started, timeout_seconds=0.5)
     assert started.status == "stopped"
+
+
+def test_an_end_that_nobody_takes_note_of_is_an_end(
+    order: Order, image: Path, folder: Path, fake_tool: FakeTools
+) -> None:
+    order()
+    started = _launch(image, folder)
+    # As the first process of a container often is: its child stays a zombie. It answers with the child's id.
+    careless = fake_tool("careless", 'sleep 60 >/dev/null & exec sed -u "s/.*/$!/"')
+    with subprocess.Popen([careless.path], stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as parent:
+        assert parent.stdin
+        assert parent.stdout
+        parent.stdin.write("who?\n")
+        child = psutil.Process(int(parent.stdout.readline()))
+        stop_instance(replace(started, pid=child.pid, pid_created=child.create_time()), timeout_seconds=0)
+        assert child.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_process_that_took_over_the_number_is_left_alone(order: Order, image: Path, folder: Path) -> None:

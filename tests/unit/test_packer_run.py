@@ -47,6 +47,13 @@ def work(tmp_path: Path) -> Iterator[Workspace]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes a fake Packer a moment is seen soon; a real one takes minutes."""
+    monkeypatch.setattr(packer_run, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(packer_run, "_LAST_WORDS_SECONDS", 0.3)
+
+
 def run(fake_tool: FakeTools, work: Workspace, script: str, step: console.Step | None = None) -> Built:
     tool = Packer(fake_tool("packer", script).path, "1.6.6")
     return packer_run.build(tool, work, target="qemu", step=step or Notes())
@@ -136,7 +143,7 @@ def test_machine_that_will_never_boot_is_given_up_at_once(
 
 
 def test_death_of_qemu_is_noticed_before_ssh_times_out(fake_tool: FakeTools, work: Workspace) -> None:
-    fake_tool("qemu-system-x86_64", "sleep 2")
+    fake_tool("qemu-system-x86_64", "sleep 0.7")
     script = "echo '==> qemu.relay: Starting VM, booting disk image'\nqemu-system-x86_64 &\nsleep 60"
     with pytest.raises(BakeFailed, match="QEMU ended before the machine answered SSH"):
         run(fake_tool, work, script)
@@ -166,7 +173,7 @@ def test_second_interrupt_ends_what_does_not_tidy_up(fake_tool: FakeTools, work:
 echo $$ >../pid
 echo '    qemu.relay: BUILDER-PHASE install'
 while :; do sleep 0.1; done"""
-    again = threading.Timer(3, os.kill, (os.getpid(), 2))
+    again = threading.Timer(1, os.kill, (os.getpid(), 2))
     again.start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):

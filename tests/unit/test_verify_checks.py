@@ -108,7 +108,7 @@ def smtp() -> Iterator[Serve]:
 
         server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session)
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         running.append(server)
         return ("127.0.0.1", server.server_address[1])
 

@@ -24,6 +24,8 @@ class Server(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    # Beyond it the kernel drops a client's first packet, and the client tries again after a second.
+    request_queue_size = 2 * _MOST_AT_ONCE
 
     def __init__(self, address: tuple[str, int], board: Board, log: Log | None = None) -> None:
         self._places = threading.BoundedSemaphore(_MOST_AT_ONCE)

@@ -16,6 +16,8 @@ from relay_agent.trouble import Trouble, unexpected
 
 NAMES = ("main", "credential", "queue", "mail-log", "health", "rate", "pace")
 
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0
+
 _lock = threading.Lock()
 _failures: Counter[str] = Counter()
 _last: dict[str, dict[str, Any]] = {}
@@ -53,7 +55,7 @@ def keep_going(
     name: str, work: Callable[[], object], *, stopping: threading.Event, log: Log | None = None
 ) -> None:
     """Call `work` again after each error until it returns by itself or `stopping` is set."""
-    backoff = Backoff(base_seconds=1, cap_seconds=30)
+    backoff = Backoff(base_seconds=_FIRST_PAUSE_SECONDS, cap_seconds=_LONGEST_PAUSE_SECONDS)
     said = ""
     while not stopping.is_set():
         try:

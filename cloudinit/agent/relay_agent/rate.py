@@ -36,6 +36,7 @@ SHARES = ("fleet", "node")
 HEADROOM = 0.9
 _POLL_SECONDS = 30.0
 _SOON_SECONDS = 5.0
+_ROUND_SECONDS = 1.0
 _CONNECT_SECONDS, _READ_SECONDS = 5, 10
 
 
@@ -266,7 +267,7 @@ class RateThread:
                 self._log.warning("rate", **trouble.as_json())
             self._said = trouble.message if trouble else ""
             self._publish(self._rate.as_json())
-            self._stopping.wait(1.0)
+            self._stopping.wait(_ROUND_SECONDS)
 
 
 def start(
