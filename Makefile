@@ -11,8 +11,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 BIN := $(VENV)/bin
-# One more than the smallest machine has cores, as some tests wait; each further one collects the tests again.
-WORKERS := 3
+# Twice as many as the smallest machine has cores, as tests wait; each further one collects the tests again.
+WORKERS := 4
 SLOW := postfix or aws or vm
 BENCHES := bench/cli.py bench/boot.py bench/bake.py bench/throughput.py
 

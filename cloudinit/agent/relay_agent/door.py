@@ -113,11 +113,13 @@ class Door:
         # Looked at again when it does not help: somebody may have taken the listener out.
         self._is_written = True
         is_up = self._postfix.has_sockets()
-        if is_up and not self._listens():
+        # One that was not there a moment ago binds one socket after the other just now.
+        is_starting, self._awaits_start = self._awaits_start, not is_up
+        is_open = self._postfix.wait_for_listener if is_starting else self._postfix.is_listening
+        if is_up and not is_open():
             is_up = self._postfix.reload()
             if is_up:
                 self._reloaded()
-        self._awaits_start = not is_up
         if not is_up:
             raise Trouble(
                 "postfix-down", "Postfix is not running (yet)", hint="`systemctl status 'postfix*'`"
@@ -131,12 +133,6 @@ class Door:
             )
         self.is_open = True
         self._log.info("port 25 is open")
-
-    def _listens(self) -> bool:
-        """Look for the listener; a Postfix that has just been started binds one socket after the other."""
-        if self._awaits_start:
-            return self._postfix.wait_for_listener()
-        return self._postfix.is_listening()
 
     def drain(self) -> None:
         """Close port 25 and try the queue once; what is in it goes on being delivered."""
