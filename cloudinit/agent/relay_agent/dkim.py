@@ -23,7 +23,7 @@ from relay_agent.logs import Log
 from relay_agent.maps import write_whole
 from relay_agent.places import Places
 from relay_agent.secret import SecretVersion
-from relay_agent.trouble import Trouble
+from relay_agent.trouble import Trouble, wrong_plan, wrong_secret
 
 _UNIT = re.compile(r"[a-z-]+\.service")
 _BITS = re.compile(r"\((\d+) bit")
@@ -72,9 +72,9 @@ def read_plan(places: Places) -> Plan | None:
         ]
         plan = Plan(str(values["unit"]), _under(places, values["socket"]), values["must_sign"] is True, keys)
     except (KeyError, TypeError) as error:
-        raise _invalid(f"{type(error).__name__} {error}") from None
+        raise wrong_plan("dkim", f"{type(error).__name__} {error}") from None
     if not _UNIT.fullmatch(plan.unit) or not keys:
-        raise _invalid("`unit` or `keys`")
+        raise wrong_plan("dkim", "`unit` or `keys`")
     return plan
 
 
@@ -235,7 +235,7 @@ def _private_key(text: str, secret: str) -> str:
         document = None
     key = document.get("private_key") if isinstance(document, dict) else None
     if not isinstance(key, str) or "PRIVATE KEY-----" not in key:
-        raise _wrong(secret, '`private_key`: an RSA key in PEM form, in {"private_key": "…"}')
+        raise wrong_secret(secret, '`private_key`: an RSA key in PEM form, in {"private_key": "…"}')
     logs.hide(key)
     return key.strip() + "\n"
 
@@ -245,9 +245,9 @@ def _record(pem: str, key: Key) -> str:
     shown = _openssl(pem, key, "-text_pub", "-noout")
     bits = _BITS.search(shown)
     if "Modulus" not in shown or bits is None:
-        raise _wrong(key.secret, "an RSA key; OpenDKIM signs with RSA")
+        raise wrong_secret(key.secret, "an RSA key; OpenDKIM signs with RSA")
     if int(bits.group(1)) < _LEAST_BITS:
-        raise _wrong(key.secret, f"an RSA key of {_LEAST_BITS} bits or more, 2048 for preference")
+        raise wrong_secret(key.secret, f"an RSA key of {_LEAST_BITS} bits or more, 2048 for preference")
     public = _openssl(pem, key, "-pubout")
     body = "".join(line for line in public.splitlines() if "-----" not in line)
     return f"v=DKIM1; k=rsa; p={body}"
@@ -257,22 +257,9 @@ def _openssl(pem: str, key: Key, *options: str) -> str:
     # An empty passphrase, so that it does not ask for one.
     ended = programs.run(["openssl", "pkey", "-passin", "pass:", *options], stdin=pem)
     if ended.returncode != 0:
-        raise _wrong(key.secret, "a private key that OpenSSL can read, without a passphrase")
+        raise wrong_secret(key.secret, "a private key that OpenSSL can read, without a passphrase")
     return ended.stdout
 
 
 def _under(places: Places, path: object) -> Path:
     return places.root / str(path).lstrip("/")
-
-
-def _wrong(secret: str, expected: str) -> Trouble:
-    return Trouble(
-        "secret-shape",
-        f"Secret `{secret}` does not have {expected}",
-        hint="Put a new version into Secrets Manager: `aws secretsmanager put-secret-value`",
-        lasting=True,
-    )
-
-
-def _invalid(what: str) -> Trouble:
-    return Trouble("config-invalid", f"`dkim` in agent.json is wrong: {what}", lasting=True)

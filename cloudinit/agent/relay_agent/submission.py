@@ -25,7 +25,7 @@ from relay_agent.maps import write_whole
 from relay_agent.places import Places
 from relay_agent.postfix import Postfix
 from relay_agent.secret import SecretVersion
-from relay_agent.trouble import Trouble
+from relay_agent.trouble import Trouble, wrong_plan, wrong_secret
 
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 _SERVICES = ("submission", "smtps")
@@ -66,9 +66,9 @@ def read_plan(places: Places) -> Plan | None:
             port=int(values["port"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise _invalid(f"{type(error).__name__} {error}") from None
+        raise wrong_plan("submission", f"{type(error).__name__} {error}") from None
     if plan.service not in _SERVICES or "\n" in plan.master_cf:
-        raise _invalid("`service` or `master_cf`")
+        raise wrong_plan("submission", "`service` or `master_cf`")
     return plan
 
 
@@ -142,7 +142,7 @@ class Submission:
             return _self_signed(self._hostname)
         key, chain = document.get("private_key"), document.get("certificate")
         if not _is_pem(key, "PRIVATE KEY") or not _is_pem(chain, "CERTIFICATE"):
-            raise _wrong(self._plan.secret, "`certificate` and `private_key` in PEM form")
+            raise wrong_secret(self._plan.secret, "`certificate` and `private_key` in PEM form")
         logs.hide(str(key))
         return f"{str(key).strip()}\n{str(chain).strip()}\n"
 
@@ -193,19 +193,19 @@ def _document(text: str, secret: str) -> dict[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise _wrong(secret, "a JSON object")
+        raise wrong_secret(secret, "a JSON object")
     return document
 
 
 def _users(document: Mapping[str, Any], secret: str) -> dict[str, str]:
     users = document.get("users")
     if not isinstance(users, dict) or not users:
-        raise _wrong(secret, '`users`: an object of names and passwords, such as {"app": "…"}')
+        raise wrong_secret(secret, '`users`: an object of names and passwords, such as {"app": "…"}')
     for name, password in users.items():
         if not _USER.fullmatch(name):
-            raise _wrong(secret, "user names of letters, digits and `._@+-`")
+            raise wrong_secret(secret, "user names of letters, digits and `._@+-`")
         if not isinstance(password, str) or len(password) < 8 or not password.isprintable():
-            raise _wrong(secret, f"a password of 8 printable characters or more for `{name}`")
+            raise wrong_secret(secret, f"a password of 8 printable characters or more for `{name}`")
         logs.hide_login(name, password)
     return dict(users)
 
@@ -232,16 +232,3 @@ def _self_signed(hostname: str) -> str:
         raise Trouble("submission-certificate", f"`openssl req` failed: {ended.last_line}")
     logs.hide(ended.stdout)
     return ended.stdout
-
-
-def _wrong(secret: str, expected: str) -> Trouble:
-    return Trouble(
-        "secret-shape",
-        f"Secret `{secret}` does not have {expected}",
-        hint="Store it again: `builder secret put`",
-        lasting=True,
-    )
-
-
-def _invalid(what: str) -> Trouble:
-    return Trouble("config-invalid", f"`submission` in agent.json is wrong: {what}", lasting=True)

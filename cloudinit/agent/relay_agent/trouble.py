@@ -25,6 +25,22 @@ class Trouble(Exception):
         return {"code": self.code, "message": self.message, "hint": self.hint}
 
 
+def wrong_secret(secret: str, expected: str) -> Trouble:
+    """Describe a secret, other than the provider's, that has not what the image needs; never its value."""
+    return Trouble(
+        "secret-shape",
+        f"Secret `{secret}` does not have {expected}",
+        # `builder secret put` knows the providers' secrets only.
+        hint="Put a new version into Secrets Manager: `aws secretsmanager put-secret-value`",
+        lasting=True,
+    )
+
+
+def wrong_plan(key: str, what: str) -> Trouble:
+    """Describe a part of agent.json that the agent cannot follow."""
+    return Trouble("config-invalid", f"`{key}` in agent.json is wrong: {what}", lasting=True)
+
+
 def unexpected(where: str, error: BaseException) -> Trouble:
     """Describe an error that nobody expected: its type and place.
 
