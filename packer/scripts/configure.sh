@@ -10,15 +10,14 @@ export LC_ALL=C
 tar -C "$dir/root" -cf - . | tar -C / -xf - --no-same-owner --no-overwrite-dir
 
 # --- agent -------------------------------------------------------------------------------------------------------
-# Load what it loads: that proves that it can, and leaves the modules compiled. Half of this script's time, so beside
-# the rest of it.
-AWS_DEFAULT_REGION=us-east-1 PYTHONPATH=/usr/lib/relay python3 -c "
-import compileall, sys
-if not compileall.compile_dir('/usr/lib/relay', quiet=1):
-    sys.exit('configure: the agent does not compile')
+# Load what it loads: that proves that it can, and leaves the modules compiled. Beside the rest of this script.
+{
+    python3 -m compileall -q /usr/lib/relay
+    PYTHONPATH=/usr/lib/relay python3 -c "
 import boto3, relay_agent
 for service in ('secretsmanager', 'sts'):
-    boto3.client(service, aws_access_key_id='-', aws_secret_access_key='-')" &
+    boto3.client(service, 'us-east-1', aws_access_key_id='-', aws_secret_access_key='-')"
+} &
 agent=$!
 
 # --- Postfix -----------------------------------------------------------------------------------------------------

@@ -70,11 +70,29 @@ install_packages() {
     apt_get update
     wait
     shim
+    compile_aws &
     # shellcheck disable=SC2046  # one package a word
     set -- $(grep -v '^#' "$dir/packages.txt")
     # A failure is worth a second look at the lists: a package that the mirror has just replaced gives 404.
     apt_get install "$@" || { apt_get update && apt_get install "$@"; }
+    : >"$dir/apt.done"
     rm -f /usr/sbin/policy-rc.d
+    wait
+}
+
+# Compile what the agent loads of the AWS library, as soon as it is unpacked: dpkg keeps one processor busy, this the
+# other. Nothing depends on it: configure.sh loads the same, and fails where it cannot.
+compile_aws() {
+    waited=0
+    while [ ! -e /usr/lib/python3/dist-packages/boto3/session.py ]; do
+        if [ -e "$dir/apt.done" ] || [ "$waited" -ge "$deadline" ]; then return 0; fi
+        sleep 1
+        waited=$((waited + 1))
+    done
+    python3 -c "
+import boto3
+for service in ('secretsmanager', 'sts'):
+    boto3.client(service, 'us-east-1', aws_access_key_id='-', aws_secret_access_key='-')" 2>/dev/null || :
 }
 
 # Programs that packages' scripts call and that an image has no use for: each is a Perl or Python start or a reload of
@@ -83,12 +101,21 @@ install_packages() {
 #   py3compile           nine of ten modules are never loaded; configure.sh loads what the agent needs, which compiles it
 #   systemctl, deb-…     nothing starts here, and configure.sh enables what shall start at boot
 #   make-ssl-cert        of ssl-cert, which postfix depends on: a key in an image is everybody's
+#   dpkg-maintscript-…   does nothing for a package that is new here; only tzdata asks 32 times
 shim() {
     mkdir -p "$dir/shims"
     for program in py3compile py3clean make-ssl-cert \
         systemctl deb-systemd-helper deb-systemd-invoke invoke-rc.d update-rc.d; do
         ln -sf /bin/true "$dir/shims/$program"
     done
+    cat >"$dir/shims/dpkg-maintscript-helper" <<'SH'
+#!/bin/sh
+# The last argument of a maintainer script is the version that was there before: deb-postinst(5), deb-preinst(5).
+for last; do :; done
+case $last in '' | install) exit 0 ;; esac
+exec /usr/bin/dpkg-maintscript-helper "$@"
+SH
+    chmod 755 "$dir/shims/dpkg-maintscript-helper"
     PATH=$dir/shims:$PATH
     export PATH
 }
