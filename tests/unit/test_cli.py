@@ -205,7 +205,10 @@ def test_ctrl_c_ends_with_130_and_one_line(fail_with: FailWith, capsys: pytest.C
 def test_a_signal_lets_every_with_block_clean_up(number: signal.Signals, code: int, tmp_path: Path) -> None:
     script = tmp_path / "stopped.py"
     script.write_text(
-        "import time, click, builder.cli, builder.cli.presets\n"
+        "import signal, time, click, builder.cli, builder.cli.presets\n"
+        # What `nohup` or a shell's `&` has switched off for the tests would stay so here.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "@click.command()\n"
         "def command():\n"
         "    try:\n"
