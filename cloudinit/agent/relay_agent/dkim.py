@@ -59,18 +59,15 @@ class Plan:
 
 def read_plan(places: Places) -> Plan | None:
     """Read the plan of agent.json; None when the image does not sign. Errors: Trouble `config-invalid`."""
-    try:
-        values = json.loads(places.agent_json.read_text(encoding="utf-8")).get("dkim")
-    except (OSError, ValueError, AttributeError):
-        return None  # settings.py says what is wrong with the file
+    values = places.baked("dkim")
     if values is None:
         return None
     try:
         keys = [
-            Key(str(key["domain"]), str(key["selector"]), str(key["secret"]), _under(places, key["file"]))
+            Key(str(key["domain"]), str(key["selector"]), str(key["secret"]), places.below(key["file"]))
             for key in values["keys"]
         ]
-        plan = Plan(str(values["unit"]), _under(places, values["socket"]), values["must_sign"] is True, keys)
+        plan = Plan(str(values["unit"]), places.below(values["socket"]), values["must_sign"] is True, keys)
     except (KeyError, TypeError) as error:
         raise wrong_plan("dkim", f"{type(error).__name__} {error}") from None
     if not _UNIT.fullmatch(plan.unit) or not keys:
@@ -259,7 +256,3 @@ def _openssl(pem: str, key: Key, *options: str) -> str:
     if ended.returncode != 0:
         raise wrong_secret(key.secret, "a private key that OpenSSL can read, without a passphrase")
     return ended.stdout
-
-
-def _under(places: Places, path: object) -> Path:
-    return places.root / str(path).lstrip("/")

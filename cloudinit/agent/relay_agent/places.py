@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,20 @@ class Places:
     def agent_json(self) -> Path:
         """What the image was baked with."""
         return self.root / "etc/relay/agent.json"
+
+    def baked(self, key: str) -> Any:
+        """Return what agent.json says under `key`; None when it says nothing or cannot be read.
+
+        What is wrong with the file as a whole is for settings.py to say.
+        """
+        try:
+            return json.loads(self.agent_json.read_text(encoding="utf-8")).get(key)
+        except (OSError, ValueError, AttributeError):
+            return None
+
+    def below(self, path: object) -> Path:
+        """Return where an absolute path of agent.json is."""
+        return self.root / str(path).lstrip("/")
 
     @property
     def boot_json(self) -> Path:

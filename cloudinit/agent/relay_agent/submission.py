@@ -48,10 +48,7 @@ class Plan:
 
 def read_plan(places: Places) -> Plan | None:
     """Read the plan of agent.json; None when the image has no such port. Errors: Trouble `config-invalid`."""
-    try:
-        values = json.loads(places.agent_json.read_text(encoding="utf-8")).get("submission")
-    except (OSError, ValueError, AttributeError):
-        return None  # settings.py says what is wrong with the file
+    values = places.baked("submission")
     if values is None:
         return None
     try:
@@ -60,8 +57,8 @@ def read_plan(places: Places) -> Plan | None:
             master_cf=str(values["master_cf"]),
             secret=str(values["secret"]),
             certificate=str(values["certificate"]),
-            certificate_file=places.root / str(values["certificate_file"]).lstrip("/"),
-            users_file=places.root / str(values["users_file"]).lstrip("/"),
+            certificate_file=places.below(values["certificate_file"]),
+            users_file=places.below(values["users_file"]),
             realm=str(values["realm"]),
             port=int(values["port"]),
         )
