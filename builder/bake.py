@@ -234,6 +234,7 @@ def verify_again(
 ) -> VerifyReport:
     """Boot an image that was baked before afresh, check it, and keep the report in its record.
 
+    A pass does not replace the report of a more thorough one.
     Errors: BuilderError when there is no such image, or nothing to boot it with.
     """
     from builder.verify import verify  # half a second: the stand-ins
@@ -248,6 +249,9 @@ def verify_again(
         logs=logs,
         accelerator=choose_accelerator(accelerator),
     )
+    is_lesser = records.is_proved(record, profile) and (record.verify or {}).get("profile") != profile
+    if report.passed and is_lesser:
+        return report
     status: Literal["verified", "failed"] = "verified" if report.passed else "failed"
     records.save(record.model_copy(update={"status": status, "verify": report.to_json()}), folder)
     return report

@@ -34,7 +34,8 @@ def command(
 ) -> None:
     """Boot IMAGE fresh against stand-ins for everything outside, and check that it is a good relay.
 
-    The report becomes part of the image's record. Ends with 1 when a check fails.
+    The report becomes part of the image's record, unless a more thorough one
+    has passed. Ends with 1 when a check fails.
     """
     from builder.bake import verify_again
     from builder.verify import COLUMNS

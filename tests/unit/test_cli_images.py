@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from builder import record as records
+from builder import verify
+from builder.bake import verify_again
 from builder.cli import options
 from builder.doctor import TOOLS
 from builder.record import Artifact, Base, ImageRecord, Inputs
@@ -328,3 +330,27 @@ def test_an_unknown_case_is_an_error(capsys: pytest.CaptureFixture[str]) -> None
 
     assert code == 1
     assert "`no-such-case`" in err
+
+
+@pytest.mark.parametrize(
+    ("asked", "passes", "kept"),
+    [("short", True, "full"), ("full", True, "full"), ("short", False, "short")],
+)
+def test_a_pass_does_not_replace_the_report_of_a_more_thorough_one(
+    baked: Path, monkeypatch: pytest.MonkeyPatch, asked: records.Profile, passes: bool, kept: str
+) -> None:
+    def report(profile: records.Profile, started: str) -> verify.VerifyReport:
+        check = verify.CheckResult("ready", "It becomes ready", passes, "seen")
+        return verify.VerifyReport("relay.qcow2", profile, "tcg", started, 1.0, (check,))
+
+    record = records.load(baked)
+    earlier = report("full", "before").to_json()
+    records.save(record.model_copy(update={"status": "verified", "verify": earlier}), baked)
+    (baked / records.CONFIG).write_text('{"preset": "ses", "region": "us-east-1"}')
+    monkeypatch.setattr(verify, "verify", lambda *_, **__: report(asked, "now"))
+    verify_again(baked, profile=asked, accelerator="tcg")
+    after = records.load(baked)
+    assert after.verify is not None
+    assert after.verify["profile"] == kept
+    assert after.verify["started"] == ("before" if asked == "short" and passes else "now")
+    assert after.status == ("verified" if passes else "failed")
