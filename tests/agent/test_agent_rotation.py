@@ -308,3 +308,15 @@ def test_a_rotation_while_draining_reaches_postfix(relay: Relay) -> None:
     relay.rounds(1, seconds=67)
     assert relay.map == "localhost user:password-2\n"
     assert not relay.postfix.is_open
+
+
+def test_a_new_version_while_draining_with_postfix_down_is_no_other_trouble(relay: Relay) -> None:
+    relay.rounds()
+    relay.places.draining.touch()
+    relay.rounds(3, seconds=10)
+    relay.postfix.stop()
+    relay.postfix.postqueue.path.write_text("#!/bin/sh\nexit 69\n")
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    relay.rounds(1, seconds=67)
+    assert "password-2" in relay.map
+    assert (relay.state, relay.reason) == ("draining", "")

@@ -182,7 +182,7 @@ class Door:
         if self._must_refresh and self._postfix.reload():
             self._reloaded()
             self._postfix.flush()
-        elif self._must_flush and not self._must_refresh:
+        elif self._must_flush and not self._must_refresh and self._postfix.has_sockets():
             self._must_flush = False
             self._postfix.flush()
         elif self._again_at is not None and self._monotonic() >= self._again_at:
