@@ -14,12 +14,13 @@ export LC_ALL=C
 version=$(dpkg-query -W -f '${Version}' cloud-init)
 since() { dpkg --compare-versions "$version" ge "$1"; }
 mkdir -p "$dir/diag"
-status=$dir/diag/cloud-init-status.json
-since 22.4 || status=$dir/diag/cloud-init-status.txt
-case $status in
-*.json) timeout 600 cloud-init status --wait --format json >"$status" 2>/dev/null || : ;;
-*) timeout 600 cloud-init status --wait --long >"$status" 2>&1 || : ;;
-esac
+if since 22.4; then
+    status=$dir/diag/cloud-init-status.json
+    timeout 600 cloud-init status --wait --format json >"$status" 2>/dev/null || :
+else
+    status=$dir/diag/cloud-init-status.txt
+    timeout 600 cloud-init status --wait --long >"$status" 2>&1 || :
+fi
 python3 - "$status" <<'PY'
 import json
 import sys
