@@ -14,12 +14,11 @@ from typing import Any
 from builder import aws
 from builder.errors import BuilderError
 from builder.releases import Release
+from builder.render.boot import EC2_LIMIT_BYTES
 from builder.workspace import Workspace
 
 # AWS's own service that answers with the caller's public address, as its security group guide advises.
 CHECK_IP = "https://checkip.amazonaws.com"
-# EC2 takes 16 KB of user data before base64 (EC2 user guide, "User data").
-_MOST_USER_DATA = 16 * 1024
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "arm64"}
 
 
@@ -114,8 +113,11 @@ def caller_cidr(given: str | None = None, *, url: str = CHECK_IP, timeout_second
 def check_user_data(path: Path) -> None:
     """Check the bake's user data against EC2's limit, which EC2 itself checks only at launch."""
     size = path.stat().st_size
-    if size > _MOST_USER_DATA:
-        raise BuilderError(f"`{path}` has {size} bytes; EC2 takes {_MOST_USER_DATA} bytes of user data")
+    if size > EC2_LIMIT_BYTES:
+        raise BuilderError(
+            f"`{path}` has {size} bytes; EC2 takes {EC2_LIMIT_BYTES} bytes of user data",
+            hint="Shorten the template's `scripts/install.sh`; it and the list of packages are in there",
+        )
 
 
 def tags(work: Workspace, *, key: str, preset: str, source: SourceAmi) -> dict[str, str]:

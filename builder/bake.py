@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Literal
 from builder import (
     __version__,
     assets,
+    bake_inputs,
     base,
     bundle,
     console,
@@ -44,15 +45,13 @@ from builder.launch import Accelerator, choose_accelerator
 from builder.record import ImageRecord, Profile
 from builder.releases import Release, get_release
 from builder.render import render
-from builder.render.bake import render_bake_seed
 from builder.workspace import Workspace
 
 if TYPE_CHECKING:
     from builder.verify import VerifyReport
 
-# The disk image and its bill of materials in an image's folder.
+# The disk image in an image's folder.
 IMAGE = "relay.qcow2"
-SBOM = "sbom.cdx.json"
 _ARCH = "amd64"
 
 
@@ -101,15 +100,9 @@ def plan(request: BakeRequest) -> Plan:
         )
     release = _release_of(chosen, request)
     files = render(request.config, release)
-    # The key pair and the instance id are new each time and are not in the image.
-    seed = render_bake_seed(files["packages.txt"].split(), public_key="-", instance_id="-")
-    inputs = records.Inputs(
-        target="qemu",
-        base=chosen.sha256,
-        rendered=records.digest_of({**files, **seed}),
-        template=records.digest_of_folder(request.packer_dir or assets.folder("packer")),
-        config=records.digest_of_values(request.config.model_dump(mode="json")),
-        tools={"builder": __version__},
+    template = request.packer_dir or assets.folder("packer")
+    inputs = bake_inputs.describe(
+        "qemu", base=chosen.sha256, files=files, template=template, config=request.config
     )
     name = request.name or f"{request.config.preset}-{release.name}"
     return Plan(name, inputs, chosen, release, files, _find(request, inputs.key))
@@ -149,8 +142,7 @@ def _build(
     """Go from rendered files to one disk image in the workspace (steps 5 and 6)."""
     timings: dict[str, float] = {}
     template = request.packer_dir or assets.folder("packer")
-    _fill(work, planned, template)
-    (work.path / records.CONFIG).write_text(request.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    bake_inputs.fill(work, files=planned.files, template=template, config=request.config)
     disk = packer_qemu.make_overlay(planned.base.path, work.path / "start.qcow2")
     values = packer_qemu.values(work, disk, accelerator=accelerator.name)
     packer_template.stage(template, work.packer, packer=tool, target="qemu", values=values)
@@ -177,19 +169,8 @@ def _build(
         tools={"builder": __version__, "packer": tool.version},
         timings=timings,
     )
-    (work.path / SBOM).write_text(sbom.make_sbom(record), encoding="utf-8")
+    (work.path / sbom.SBOM).write_text(sbom.make_sbom(record), encoding="utf-8")
     return record
-
-
-def _fill(work: Workspace, planned: Plan, template: Path) -> None:
-    """Write everything that goes into the build VM; a person can open each file."""
-    seed = render_bake_seed(
-        planned.files["packages.txt"].split(),
-        public_key=work.make_key(),
-        instance_id=f"bake-{work.bake_id}",
-    )
-    work.write({**planned.files, **seed})
-    work.pack_payload(packer_template.script_files(template))
 
 
 def _prove(

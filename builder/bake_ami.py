@@ -21,6 +21,7 @@ from builder import (
     ami,
     assets,
     aws,
+    bake_inputs,
     bundle,
     console,
     packer,
@@ -38,7 +39,6 @@ from builder.packer import Packer
 from builder.record import Artifact, ImageRecord, Inputs
 from builder.releases import Release, get_release
 from builder.render import render
-from builder.render.bake import render_bake_seed
 from builder.workspace import Workspace
 
 
@@ -80,15 +80,13 @@ def plan(request: AmiRequest) -> AmiPlan:
     endpoint = ami.private_endpoint()
     source = ami.resolve_source(release, region=request.region, ami_id=request.source_ami, endpoint=endpoint)
     files = render(request.config, release)
-    seed = render_bake_seed(files["packages.txt"].split(), public_key="-", instance_id="-")
     chosen = {"ami": source.ami_id, "region": source.region, "variables": dict(request.variables)}
-    inputs = Inputs(
-        target="ami",
+    inputs = bake_inputs.describe(
+        "ami",
         base=records.digest_of_values(chosen),
-        rendered=records.digest_of({**files, **seed}),
-        template=records.digest_of_folder(_template(request)),
-        config=records.digest_of_values(request.config.model_dump(mode="json")),
-        tools={"builder": __version__},
+        files=files,
+        template=_template(request),
+        config=request.config,
     )
     name = request.name or f"{request.config.preset}-{release.name}-ami"
     found = None if request.force else records.find(request.images_dir, inputs.key)
@@ -152,14 +150,8 @@ def _build(request: AmiRequest, planned: AmiPlan, work: Workspace, tool: Packer,
 
 def _fill(request: AmiRequest, planned: AmiPlan, work: Workspace, tool: Packer, cidr: str) -> None:
     """Write what goes into the instance, and the template that makes it."""
-    seed = render_bake_seed(
-        planned.files["packages.txt"].split(),
-        public_key=work.make_key(),
-        instance_id=f"bake-{work.bake_id}",
-    )
-    work.write({**planned.files, **seed})
     template = _template(request)
-    work.pack_payload(packer_template.script_files(template))
+    bake_inputs.fill(work, files=planned.files, template=template, config=request.config)
     values = ami.values(
         work,
         planned.source,

@@ -119,9 +119,12 @@ class _Search:
         if len(self._attempts) == _MOST_ATTEMPTS:
             self._drop(self._attempts[0])
         self._asked = time.monotonic()
-        # QEMU is not there yet, or has reset the connection at once: the next turn asks again.
-        with suppress(OSError):
+        try:
             self._attempts.append(socket.create_connection(("127.0.0.1", self._target), timeout=5))
+        except ConnectionResetError:
+            self._refused = True  # so quick that `connect` has seen it
+        except OSError:
+            pass  # QEMU is not there yet: the next turn asks again
 
     def _listen(self) -> bool:
         data = self._client.recv(_CHUNK)

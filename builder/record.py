@@ -114,10 +114,10 @@ def digest_of_values(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical(values)).hexdigest()
 
 
-def digest_of_folder(folder: Path) -> str:
-    """Return one sha256 for the files under a folder: names and contents, not dates or modes."""
+def files_of_folder(folder: Path) -> dict[str, Path]:
+    """Return the files under a folder by their relative names, for `digest_of`."""
     found = (path for path in folder.rglob("*") if path.is_file())
-    return digest_of({path.relative_to(folder).as_posix(): path for path in found})
+    return {path.relative_to(folder).as_posix(): path for path in found}
 
 
 def describe_file(path: Path) -> Artifact:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from builder.conformance.runner import run_cases
 from builder.conformance.setups import SETUPS, Setup, running
 from builder.errors import BuilderError
 from builder.releases import RELEASES, Release
+from builder.scratch import Scratch
 
 
 def run_here(
@@ -35,8 +35,8 @@ def run_here(
                 progress(result)
             continue
         with (
-            tempfile.TemporaryDirectory(prefix="conformance-") as folder,
-            running(SETUPS[setup], release, Path(folder), root=root) as bed,
+            Scratch("conformance") as folder,
+            running(SETUPS[setup], release, folder, root=root) as bed,
         ):
             report = run_cases(bed.relay, bed.upstreams, mine, progress=progress)
             results += report.results

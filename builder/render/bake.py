@@ -14,8 +14,12 @@ from builder import assets
 BAKE_DIR = "/run/relay-bake"
 
 
-def render_bake_seed(packages: Sequence[str], *, public_key: str, instance_id: str) -> dict[str, str]:
+def render_bake_seed(
+    packages: Sequence[str], *, install_script: bytes, public_key: str, instance_id: str
+) -> dict[str, str]:
     """Return the four files of a NoCloud seed, `seed/user-data` first among them.
+
+    `install_script` is the template's `scripts/install.sh`, which starts with the boot.
 
     `network-config` and `vendor-data` are there, nearly empty, because cloud-init 24.3 and newer waits for
     missing ones. The same user data serves on EC2.
@@ -27,12 +31,11 @@ def render_bake_seed(packages: Sequence[str], *, public_key: str, instance_id: s
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701  it is YAML; every value goes through tojson
     )
-    script = assets.read("packer", "scripts/install.sh")
     user_data = environment.get_template("bake.yaml.j2").render(
         dir=BAKE_DIR,
         public_key=public_key,
-        write_packages=_write_file(f"{BAKE_DIR}/packages.txt", "\n".join(packages) + "\n"),
-        write_script=_write_file(f"{BAKE_DIR}/install.sh", script),
+        write_packages=_write_file(f"{BAKE_DIR}/packages.txt", ("\n".join(packages) + "\n").encode()),
+        write_script=_write_file(f"{BAKE_DIR}/install.sh", install_script),
     )
     return {
         "seed/user-data": user_data,
@@ -52,7 +55,7 @@ ethernets:
 """
 
 
-def _write_file(path: str, text: str) -> str:
-    """Return a shell command that writes `text`; packed, because EC2 takes 16 KB of user data at most."""
-    packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+def _write_file(path: str, content: bytes) -> str:
+    """Return a shell command that writes a file; packed, because EC2 takes 16 KB of user data at most."""
+    packed = base64.b64encode(gzip.compress(content, mtime=0)).decode()
     return f"echo {packed} | base64 -d | gunzip > {path}"

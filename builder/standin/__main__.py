@@ -15,13 +15,13 @@ import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
 from builder import console
 from builder.errors import BuilderError
+from builder.scratch import Scratch
 from builder.standin.control import Control
 from builder.standin.provider import Provider
 
@@ -37,7 +37,7 @@ def main(config: Any, control_port: int, folder: Path | None) -> None:
         signal.signal(number, lambda *_: ended.set())
     try:
         with ExitStack() as stack:
-            kept = folder or Path(stack.enter_context(TemporaryDirectory(prefix="builder-standin-")))
+            kept = folder or stack.enter_context(Scratch("standin"))
             options = _read_options(config)
             if "secret_name" in options:
                 provider, where = _run_all(stack, options, kept)

@@ -6,11 +6,11 @@ import ssl
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
 
 import trustme
 
+from builder.scratch import Scratch
 from builder.standin.behaviour import Certificate
 
 _EXPIRED_FROM = datetime(2020, 1, 1)
@@ -65,8 +65,8 @@ class Certificates:
 
 def _load(context: ssl.SSLContext, key_and_certificate: bytes) -> None:
     """Load a key into a context; OpenSSL reads it only from a file."""
-    with TemporaryDirectory(prefix="builder-standin-") as folder:
-        path = Path(folder) / "key.pem"
+    with Scratch("standin") as folder:
+        path = folder / "key.pem"
         path.touch(mode=0o600)
         path.write_bytes(key_and_certificate)
         context.load_cert_chain(path)

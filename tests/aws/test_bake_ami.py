@@ -87,6 +87,7 @@ def test_ami_is_baked_recorded_and_answered_from_the_record(
         folder, made = bake_ami(asked)
 
     assert record.load(folder) == made
+    assert record.load_config(folder) == asked.config
     assert made.name == "ses-ubuntu-24.04-ami"
     assert made.base.digest == "ami-0a1b2c3d4e5f60002"
     assert made.base.source.startswith("us-east-1, /aws/service/canonical/ubuntu/server/24.04/")

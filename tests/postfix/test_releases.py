@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +12,8 @@ from builder import base_build, process
 from builder.conformance import CASES
 from builder.conformance.case import Case
 from builder.conformance.client import Mail, send_all
-from builder.conformance.runner import run_case
 from builder.conformance.setups import OAUTH, SETUPS, Bed, running
-from builder.releases import get_release
+from builder.releases import Release, get_release
 from tests.rendered import rendered
 
 pytestmark = [pytest.mark.releases, pytest.mark.timeout(1800)]
@@ -42,51 +40,29 @@ touch "$R/etc/postfix/main.cf"
 
 
 @pytest.fixture(scope="module", params=_RELEASES)
-def tree(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Path]]:
-    """Give a release's name and its root folder with Postfix installed."""
-    name: str = request.param
-    base_build.ensure(name)
-    root = tmp_path_factory.mktemp(name) / "root"
+def release(request: pytest.FixtureRequest) -> Release:
+    """Each release in turn, in place of the one that is installed here."""
+    return get_release(request.param)
+
+
+@pytest.fixture(scope="module")
+def root(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the root folder of a release with Postfix installed."""
+    base_build.ensure(release.name)
+    root = tmp_path_factory.mktemp(release.name) / "root"
     root.mkdir()
-    archive = base_build.rootfs_tar(name)
+    archive = base_build.rootfs_tar(release.name)
     process.run(
         ["tar", "--extract", "--zstd", f"--file={archive}", f"--directory={root}"], timeout_seconds=600
     )
     process.run(["unshare", "--mount", "sh", "-c", _INSTALL, "install", root], timeout_seconds=900)
-    yield name, root
+    yield root
     shutil.rmtree(root)
 
 
-@pytest.fixture(scope="module")
-def bed_for(
-    tree: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str], Bed]]:
-    """Give the running relay of a setup; one at a time, kept until another is asked for."""
-    name, root = tree
-    with contextlib.ExitStack() as stack:
-        held: dict[str, Bed] = {}
-
-        def start(setup: str) -> Bed:
-            if setup not in held:
-                stack.close()
-                held.clear()
-                folder = tmp_path_factory.mktemp(setup)
-                held[setup] = stack.enter_context(
-                    running(SETUPS[setup], get_release(name), folder, root=root)
-                )
-            return held[setup]
-
-        yield start
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_case(case: Case, bed_for: Callable[[str], Bed]) -> None:
-    bed = bed_for(case.setup)
-    result = run_case(bed.relay, bed.upstreams, case)
-    assert result.problems == (), f"{case.title}\n{result}\n{bed.relay.log()[-6000:]}"
-    assert result.passed, result.skipped
+def test_case(case: Case, prove: Callable[[Case], None]) -> None:
+    prove(case)
 
 
 @pytest.mark.parametrize("setup", SETUPS)
@@ -95,9 +71,10 @@ def test_no_parameter_is_unknown_to_the_release(setup: str, bed_for: Callable[[s
     assert "warning" not in said, said
 
 
-def test_the_bake_compiles_xoauth2_and_leaves_no_compiler(tree: tuple[str, Path], tmp_path: Path) -> None:
-    name, root = tree
-    for path, text in rendered("microsoft365", name).items():
+def test_the_bake_compiles_xoauth2_and_leaves_no_compiler(
+    release: Release, root: Path, tmp_path: Path
+) -> None:
+    for path, text in rendered("microsoft365", release.name).items():
         if path.startswith("root/usr/lib/relay/sasl/"):
             place = root / path.removeprefix("root/")
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +86,7 @@ def test_the_bake_compiles_xoauth2_and_leaves_no_compiler(tree: tuple[str, Path]
     after = process.run(command).stdout.splitlines()
     assert {line.split()[0] for line in after} == {line.split()[0] for line in before}
     assert not (root / "usr/bin/gcc").exists()
-    with running(OAUTH, get_release(name), tmp_path / "bed", root=root) as bed:
+    with running(OAUTH, release, tmp_path / "bed", root=root) as bed:
         gmail = bed.upstreams[0]
         bed.relay.set_credentials({up.host: f"{up.user}:{up.password}" for up in bed.upstreams})
         send_all(bed.relay.smtp_address, [Mail(("a@example.net",))])
@@ -117,8 +94,7 @@ def test_the_bake_compiles_xoauth2_and_leaves_no_compiler(tree: tuple[str, Path]
         assert [attempt.mechanism for attempt in gmail.provider.auths] == ["XOAUTH2"]
 
 
-def test_cloud_init_takes_the_boot_user_data(tree: tuple[str, Path]) -> None:
-    _name, root = tree
+def test_cloud_init_takes_the_boot_user_data(root: Path) -> None:
     (root / "tmp/user-data").write_text(rendered()["boot/user-data"])
     # Before 22.2 it is a subcommand of `devel`.
     command = "cloud-init schema -c /tmp/user-data || cloud-init devel schema -c /tmp/user-data"

@@ -144,6 +144,24 @@ def test_slow_sshd_is_not_flooded_once_it_listens() -> None:
         assert machine.accepted == before
 
 
+def test_reset_while_connecting_is_a_refusal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = socket.create_connection
+    resets = 2
+
+    def reset_first(address: tuple[str, int], timeout: float | None = None) -> socket.socket:
+        nonlocal resets
+        if timeout is not None and resets:  # the door's own; Packer's has no time limit
+            resets -= 1
+            raise ConnectionResetError
+        return connect(address, timeout)
+
+    monkeypatch.setattr(socket, "create_connection", reset_first)
+    with door() as (machine, _packer):
+        wait_until(lambda: bool(machine.held))
+        time.sleep(5 * ASK_AGAIN_SECONDS)
+        assert machine.accepted == 1
+
+
 def test_packer_that_gives_up_is_let_go_and_may_come_again() -> None:
     port, target = free_ports(2)
     machine = Machine(target)

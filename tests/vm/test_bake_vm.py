@@ -17,10 +17,11 @@ import psutil
 import pytest
 
 from builder import base_build, process
-from builder.bake import IMAGE, SBOM, BakeRequest, bake
+from builder.bake import IMAGE, BakeRequest, bake
 from builder.config import RelayConfig, load_config
 from builder.errors import BuilderError
 from builder.record import RECORD, ImageRecord
+from builder.sbom import SBOM
 from tests.rendered import EVERYTHING, WITH_OAUTH
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
