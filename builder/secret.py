@@ -1,18 +1,19 @@
-"""The credential in Secrets Manager: store it, describe it without showing it, and try it at the provider."""
+"""A relay's secrets in Secrets Manager: store one, describe it without showing it, try a credential."""
 
 from __future__ import annotations
 
 import json
 import smtplib
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from builder import aws
 from builder.config import ProviderChoice
-from builder.errors import BuilderError, ConfigError
+from builder.errors import BuilderError
 from builder.presets import SecretShape
+from builder.secret_kinds import Credential, Kind, find_shape
 from builder.standin.sample import derive_ses_password
 
 _LOG_IN_SECONDS = 20
@@ -35,81 +36,55 @@ class Described:
         return asdict(self)
 
 
-def find_shape(shapes: Sequence[SecretShape], secret: Mapping[str, str], *, source: str) -> SecretShape:
-    """Return the first shape whose fields the secret has, as the agent does.
+def put(kind: Kind, secret: Mapping[str, Any], *, region: str, endpoint: str | None = None) -> str:
+    """Store a secret under its configured name, as its new current version; return the version's id.
 
-    Errors: ConfigError with the fields of each shape and those that are there; no value is repeated.
+    The version before stays as AWSPREVIOUS. Errors: ConfigError for what a relay would not take; AwsError.
     """
-    for shape in shapes:
-        if all(secret.get(field) for field in shape.fields):
-            return shape
-    wanted = " or ".join("{" + ", ".join(f'"{field}"' for field in shape.fields) + "}" for shape in shapes)
-    there = ", ".join(f"`{field}`" for field in secret) or "none"
-    raise ConfigError(source, [f"the fields are {there}, expected {wanted}"])
-
-
-def parse(text: str, *, source: str, hint: str | None = None) -> dict[str, str]:
-    """Read the JSON object of a secret. Errors: ConfigError that repeats nothing of it."""
-    try:
-        raw = json.loads(text.removeprefix("\ufeff"))  # Windows writes a byte order mark
-    except ValueError:
-        raw = None
-    if not isinstance(raw, dict) or not all(isinstance(value, str) for value in raw.values()):
-        raise ConfigError(source, ["this is not a JSON object whose values are text"], hint=hint)
-    return raw
-
-
-def put(
-    config: ProviderChoice, secret: Mapping[str, str], *, region: str, endpoint: str | None = None
-) -> str:
-    """Store a secret under the configuration's name, as its new current version; return the version's id.
-
-    The version before stays as AWSPREVIOUS. Errors: ConfigError for fields that no shape has; AwsError.
-    """
-    name = config.secret_name
-    find_shape(config.provider.secret_shapes, secret, source=f"secret `{name}`")
+    kind.shape_of(secret, source=f"secret `{kind.name}`")
     client = aws.client("secretsmanager", region=region, endpoint=endpoint)
-    with aws.calling(f"store the secret `{name}` in `{region}`"):
+    with aws.calling(f"store the secret `{kind.name}` in `{region}`"):
         text = json.dumps(dict(secret))
         try:
-            return client.create_secret(Name=name, SecretString=text)["VersionId"]
+            return client.create_secret(Name=kind.name, SecretString=text)["VersionId"]
         except client.exceptions.ResourceExistsException:
-            return client.put_secret_value(SecretId=name, SecretString=text)["VersionId"]
+            return client.put_secret_value(SecretId=kind.name, SecretString=text)["VersionId"]
 
 
-def show(config: ProviderChoice, *, region: str, endpoint: str | None = None) -> Described:
-    """Describe the current version of the configuration's secret. Errors: AwsError, ConfigError."""
-    name = config.secret_name
+def show(kind: Kind, *, region: str, endpoint: str | None = None) -> Described:
+    """Describe the current version of one of the configuration's secrets. Errors: AwsError, ConfigError."""
     client = aws.client("secretsmanager", region=region, endpoint=endpoint)
-    with aws.calling(f"read the secret `{name}` in `{region}`"):
-        answer = client.get_secret_value(SecretId=name)
-    source = f"secret `{name}`"
-    secret = parse(answer.get("SecretString", ""), source=source)
-    shape = find_shape(config.provider.secret_shapes, secret, source=source)
+    with aws.calling(f"read the secret `{kind.name}` in `{region}`"):
+        answer = client.get_secret_value(SecretId=kind.name)
+    source = f"secret `{kind.name}`"
+    secret = kind.parse(answer.get("SecretString", ""), source=source)
     return Described(
         name=answer["Name"],
         region=region,
         arn=answer["ARN"],
         version=answer["VersionId"],
         since=f"{answer['CreatedDate']:%Y-%m-%d %H:%M %Z}".strip(),
-        shape=shape.name,
-        fields=tuple(secret),
+        shape=kind.shape_of(secret, source=source),
+        fields=kind.fields_of(secret),
     )
 
 
-def check(
-    config: ProviderChoice, *, region: str, endpoint: str | None = None, ca_pem: str | None = None
-) -> str:
+def check(kind: Kind, *, region: str, endpoint: str | None = None, ca_pem: str | None = None) -> str:
     """Fetch the secret and log in to the provider with it, over verified TLS; return what happened.
 
     No mail is sent. `ca_pem` is trusted in place of the system's authorities. Errors: BuilderError with the
-    provider's reply.
+    provider's reply, or for a secret that is not a provider's.
     """
-    name = config.secret_name
+    if not isinstance(kind, Credential):
+        raise BuilderError(
+            f"The secret `{kind.name}` holds {kind.what}; only a provider's credential can be tried",
+            hint=f"`builder secret show {kind.name}` checks and describes it",
+        )
+    config, name = kind.choice, kind.name
     client = aws.client("secretsmanager", region=region, endpoint=endpoint)
     with aws.calling(f"read the secret `{name}` in `{region}`"):
         text = client.get_secret_value(SecretId=name).get("SecretString", "")
-    secret = parse(text, source=f"secret `{name}`")
+    secret = kind.parse(text, source=f"secret `{name}`")
     user, password = _credential(config, secret)
     host, port = config.upstream_host, config.upstream_port
     try:

@@ -1,4 +1,4 @@
-"""`builder secret`: the provider's credential in Secrets Manager; no value is ever printed."""
+"""`builder secret`: what a relay reads from Secrets Manager; no value is ever printed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from builder.cli.options import (
 from builder.cli.verbs import Group, Verb
 
 if TYPE_CHECKING:
-    from builder.config import ProviderChoice
+    from builder.secret_kinds import Kind
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group(cls=Group)
 def command() -> None:
-    """Store, describe and try the provider's credential in Secrets Manager; no value is ever printed."""
+    """Store, describe and try what a relay reads from Secrets Manager; no value is ever printed.
+
+    The provider's credential, and what else relay.yaml names: users of the submission port, keys for DKIM.
+    """
 
 
 def secret_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,23 +46,25 @@ def secret_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--file",
     type=click.File(encoding="utf-8"),
-    help="A file with the JSON object, `-` for stdin; at a terminal each field is asked for without it.",
+    help="The JSON object, or a DKIM key in PEM; `-` is stdin. Without it each field is asked for.",
 )
 def put(flags: ConfigFlags, name: str | None, endpoint: str | None, file: Any) -> None:
-    """Store the credential as the secret's new current version.
+    """Store a credential, users or a key as the secret's new current version.
 
     Values are read from a file, stdin or the keyboard, never from the command line. A running relay finds the
     new version by itself, tries it, and only then uses it.
     """
     from builder import secret as secrets
+    from builder.secret_kinds import Credential
 
-    config, region = find(flags, name)
+    kind, region = find(flags, name)
     if file is None and not sys.stdin.isatty():
         file = sys.stdin
-    given = _read(file, config) if file else _ask(config)
-    version = secrets.put(config, given, region=region, endpoint=endpoint)
+    given = _read(file, kind) if file else _ask(kind)
+    version = secrets.put(kind, given, region=region, endpoint=endpoint)
     console.out(version)
-    console.say(f"Stored in `{config.secret_name}` in {region}. Next: `builder secret check`")
+    following = "check" if isinstance(kind, Credential) else "show"
+    console.say(f"Stored in `{kind.name}` in {region}. Next: `builder secret {following} {kind.name}`")
 
 
 @command.command(cls=Verb, example="builder secret show relay/ses --region eu-west-1")
@@ -69,8 +74,8 @@ def show(flags: ConfigFlags, name: str | None, endpoint: str | None, as_json: bo
     """Describe the secret: its version, its date and the names of its fields."""
     from builder import secret as secrets
 
-    config, region = find(flags, name)
-    described = secrets.show(config, region=region, endpoint=endpoint).to_json_dict()
+    kind, region = find(flags, name)
+    described = secrets.show(kind, region=region, endpoint=endpoint).to_json_dict()
     if as_json:
         console.out_json(described)
         return
@@ -89,17 +94,19 @@ def check(flags: ConfigFlags, name: str | None, endpoint: str | None, ca: Path |
     """Log in to the provider with the secret, over verified TLS; no mail is sent."""
     from builder import secret as secrets
 
-    config, region = find(flags, name)
+    kind, region = find(flags, name)
     ca_pem = read_text(ca) if ca else None
-    console.out(secrets.check(config, region=region, endpoint=endpoint, ca_pem=ca_pem))
+    console.out(secrets.check(kind, region=region, endpoint=endpoint, ca_pem=ca_pem))
 
 
-def find(flags: ConfigFlags, name: str | None) -> tuple[ProviderChoice, str]:
-    """Return the provider whose secret is meant, and the region of Secrets Manager.
+def find(flags: ConfigFlags, name: str | None) -> tuple[Kind, str]:
+    """Return the secret that is meant, and the region of Secrets Manager.
 
-    A name may be that of any provider in relay.yaml, or `relay/PRESET`, which says the preset as well.
+    A name may be that of any secret in relay.yaml, or `relay/PRESET`, which says the preset as well; another
+    one stands for the provider's credential under that name.
     """
     from builder.presets import preset_names
+    from builder.secret_kinds import Credential, kinds_of
 
     preset = (name or "").removeprefix("relay/")
     if (
@@ -111,31 +118,33 @@ def find(flags: ConfigFlags, name: str | None) -> tuple[ProviderChoice, str]:
         flags = dataclasses.replace(flags, keys={**flags.keys, "preset": preset})
     config = flags.read()
     region = config.aws_region or ambient_region()
-    if name is None:
-        return config, region
-    for _role, choice in config.upstreams():
-        if choice.secret_name == name:
-            return choice, region
-    return config.model_copy(update={"secret": name}), region
+    for kind in kinds_of(config):
+        if name is None or kind.name == name:
+            return kind, region
+    return Credential(config.model_copy(update={"secret": name})), region
 
 
-def _read(file: Any, config: ProviderChoice) -> dict[str, str]:
-    """Read the JSON object from a file or stdin; no error repeats anything of it."""
-    from builder import secret as secrets
+def _read(file: Any, kind: Kind) -> dict[str, Any]:
+    """Read a secret from a file or stdin; no error repeats anything of it."""
     from builder.errors import ConfigError
 
-    source, hint = getattr(file, "name", "stdin"), f"`builder presets {config.preset}` shows the fields"
+    source = getattr(file, "name", "stdin")
     try:
         text = file.read()
     except UnicodeDecodeError:
-        raise ConfigError(source, ["this is not UTF-8 text"], hint=hint) from None
-    return secrets.parse(text, source=source, hint=hint)
+        raise ConfigError(source, ["this is not UTF-8 text"], hint=kind.hint) from None
+    return kind.parse(text, source=source)
 
 
-def _ask(config: ProviderChoice) -> dict[str, str]:
+def _ask(kind: Kind) -> dict[str, str]:
     """Ask for each field of the preset's first shape; what is typed is not shown."""
-    shape = config.provider.secret_shapes[0]
-    console.say(f"How to get it: `builder presets {config.preset}`")
+    from builder.errors import BuilderError
+    from builder.secret_kinds import Credential
+
+    if not isinstance(kind, Credential):
+        raise BuilderError(f"The secret `{kind.name}` holds {kind.what}, more than one types", hint=kind.hint)
+    shape = kind.choice.provider.secret_shapes[0]
+    console.say(f"How to get it: `builder presets {kind.choice.preset}`")
     return {
         field: click.prompt(f"{field} ({meaning})", hide_input=True, err=True)
         for field, meaning in shape.fields.items()

@@ -99,7 +99,8 @@ class Submission(Model):
     """Clients that log in, over TLS, on a port of their own; users come from a secret.
 
     The secret is `{"users": {"app": "its password"}}`, and with `certificate: secret` also `certificate`
-    and `private_key` in PEM. `self_signed`: each instance makes its own at boot; clients must then trust it.
+    and `private_key` in PEM; `builder secret put` stores it. `self_signed`: each instance makes its own at
+    boot; clients must then trust it.
     """
 
     secret: SecretName

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from builder import secret as secrets
-from builder.config import RelayConfig, load_config
+from builder.config import load_config
 from builder.errors import BuilderError, ConfigError
+from builder.secret_kinds import Credential
 from builder.standin.provider import Provider
 from builder.standin.secrets import SecretsManager
 from tests.unit.standin_client import PASSWORD
@@ -31,42 +32,42 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[SecretsManager]:
 
 
 @pytest.fixture
-def config() -> RelayConfig:
-    return load_config(None, {"preset": "ses", "region": REGION})
+def ses() -> Credential:
+    return Credential(load_config(None, {"preset": "ses", "region": REGION}))
 
 
-def custom(port: int) -> RelayConfig:
-    """A configuration for the provider stand-in: `localhost` is not a name that relay.yaml takes."""
+def custom(port: int) -> Credential:
+    """The credential for the provider stand-in: `localhost` is not a name that relay.yaml takes."""
     plain = load_config(None, {"preset": "custom", "upstream.host": "mail.example.com", "region": REGION})
     override = plain.upstream.model_copy(update={"host": "localhost", "port": port})
-    return plain.model_copy(update={"upstream": override})
+    return Credential(plain.model_copy(update={"upstream": override}))
 
 
 def test_what_is_put_can_be_described_and_nothing_of_it_is_shown(
-    manager: SecretsManager, config: RelayConfig
+    manager: SecretsManager, ses: Credential
 ) -> None:
-    version = secrets.put(config, KEY, region=REGION, endpoint=manager.endpoint)
+    version = secrets.put(ses, KEY, region=REGION, endpoint=manager.endpoint)
 
-    described = secrets.show(config, region=REGION, endpoint=manager.endpoint)
+    described = secrets.show(ses, region=REGION, endpoint=manager.endpoint)
 
     assert (described.version, described.shape) == (version, "iam_access_key")
     assert described.fields == ("access_key_id", "secret_access_key")
     assert not any(value in str(described) for value in KEY.values())
 
 
-def test_putting_again_makes_a_new_version(manager: SecretsManager, config: RelayConfig) -> None:
-    first = secrets.put(config, KEY, region=REGION, endpoint=manager.endpoint)
-    second = secrets.put(config, KEY, region=REGION, endpoint=manager.endpoint)
+def test_putting_again_makes_a_new_version(manager: SecretsManager, ses: Credential) -> None:
+    first = secrets.put(ses, KEY, region=REGION, endpoint=manager.endpoint)
+    second = secrets.put(ses, KEY, region=REGION, endpoint=manager.endpoint)
 
     assert first != second
-    assert secrets.show(config, region=REGION, endpoint=manager.endpoint).version == second
+    assert secrets.show(ses, region=REGION, endpoint=manager.endpoint).version == second
 
 
 def test_fields_that_no_shape_has_are_refused_without_their_values(
-    manager: SecretsManager, config: RelayConfig
+    manager: SecretsManager, ses: Credential
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        secrets.put(config, {"user": "me", "pass": "hunter2"}, region=REGION, endpoint=manager.endpoint)
+        secrets.put(ses, {"user": "me", "pass": "hunter2"}, region=REGION, endpoint=manager.endpoint)
 
     assert "the fields are `user`, `pass`, expected" in caught.value.message
     assert "hunter2" not in caught.value.message
@@ -74,15 +75,15 @@ def test_fields_that_no_shape_has_are_refused_without_their_values(
 
 
 @pytest.mark.parametrize("text", ["not json hunter2", '["hunter2"]', '{"password": 1}', ""])
-def test_what_is_no_json_object_of_text_is_refused_unseen(text: str) -> None:
+def test_what_is_no_json_object_of_text_is_refused_unseen(ses: Credential, text: str) -> None:
     with pytest.raises(ConfigError, match="not a JSON object") as caught:
-        secrets.parse(text, source="stdin")
+        ses.parse(text, source="stdin")
 
     assert "hunter2" not in caught.value.message
 
 
-def test_a_byte_order_mark_is_no_part_of_the_secret() -> None:
-    assert secrets.parse('\ufeff{"api_key": "x"}', source="stdin") == {"api_key": "x"}
+def test_a_byte_order_mark_is_no_part_of_the_secret(ses: Credential) -> None:
+    assert ses.parse('\ufeff{"api_key": "x"}', source="stdin") == {"api_key": "x"}
 
 
 def test_a_file_that_is_no_text_is_refused_unseen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,9 +119,9 @@ def test_certificates_that_are_none_are_told(manager: SecretsManager, provider: 
         secrets.check(relay, region=REGION, endpoint=manager.endpoint, ca_pem="no certificate")
 
 
-def test_a_missing_secret_is_named(manager: SecretsManager, config: RelayConfig) -> None:
+def test_a_missing_secret_is_named(manager: SecretsManager, ses: Credential) -> None:
     with pytest.raises(BuilderError, match="`relay/ses`"):
-        secrets.show(config, region=REGION, endpoint=manager.endpoint)
+        secrets.show(ses, region=REGION, endpoint=manager.endpoint)
 
 
 def test_check_logs_in_over_verified_tls(manager: SecretsManager, provider: Provider) -> None:

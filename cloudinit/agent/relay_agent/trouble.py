@@ -30,8 +30,7 @@ def wrong_secret(secret: str, expected: str) -> Trouble:
     return Trouble(
         "secret-shape",
         f"Secret `{secret}` does not have {expected}",
-        # `builder secret put` knows the providers' secrets only.
-        hint="Put a new version into Secrets Manager: `aws secretsmanager put-secret-value`",
+        hint=f"Store it again, in the folder of relay.yaml: `builder secret put {secret}`",
         lasting=True,
     )
 
