@@ -41,7 +41,7 @@ from builder import (
 from builder import record as records
 from builder.config import RelayConfig
 from builder.errors import BuilderError
-from builder.launch import Accelerator, choose_accelerator
+from builder.launch import Accelerator, announce, choose_accelerator
 from builder.record import ImageRecord, Profile
 from builder.releases import Release, get_release
 from builder.render import render
@@ -146,7 +146,7 @@ def _build(
     disk = packer_qemu.make_overlay(planned.base.path, work.path / "start.qcow2")
     values = packer_qemu.values(work, disk, accelerator=accelerator.name)
     packer_template.stage(template, work.packer, packer=tool, target="qemu", values=values)
-    with console.step(f"Bake `{planned.name}` ({accelerator})") as step:
+    with console.step(f"Bake `{planned.name}` ({announce(accelerator)})") as step:
         built = packer_run.build(tool, work, target="qemu", step=step)
         timings.update(built.timings)
         step.note("write the image as one file")

@@ -13,7 +13,7 @@ from builder import base, base_build, base_store, console
 from builder.bake import IMAGE, BakeRequest, bake
 from builder.config import RelayConfig, load_config
 from builder.errors import BuilderError
-from builder.launch import choose_accelerator, launch_qemu
+from builder.launch import announce, choose_accelerator, launch_qemu
 from builder.record import ImageRecord
 from builder.standin.journal import Message
 from builder.verify.relay import Relay
@@ -85,7 +85,7 @@ def _show(config: RelayConfig, folder: Path, record: ImageRecord, accelerator: s
     logins = sample_logins(config)
     chosen = choose_accelerator(accelerator)
     stand_ins = make_stand_ins(config, logins)
-    with stand_ins, console.step(f"Boot `{record.name}` ({chosen})") as step:
+    with stand_ins, console.step(f"Boot `{record.name}` ({announce(chosen)})") as step:
         user_data = boot_user_data(config, stand_ins)
         with launch_qemu(folder / IMAGE, user_data=user_data, accelerator=chosen) as guest:
             step.note("waiting for the agent: it fetches the credential, proves it, opens port 25")

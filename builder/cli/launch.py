@@ -79,15 +79,17 @@ def command(
     It runs until `builder instances stop`. It takes mail once it has fetched and proved its credential.
     """
     from builder.config import boot_config
-    from builder.launch import HEALTH_PORT, SMTP_PORT, SSH_PORT, choose_accelerator
+    from builder.launch import HEALTH_PORT, SMTP_PORT, SSH_PORT, announce, choose_accelerator
     from builder.launch.instances import launch_instance
     from builder.render import render_boot
 
+    chosen = choose_accelerator(accelerator)
+    announce(chosen)
     instance = launch_instance(
         find_image(image),
         user_data=render_boot(boot_config({name: value or None for name, value in boot.items()})),
         folder=instances_folder(),
-        accelerator=choose_accelerator(accelerator),
+        accelerator=chosen,
         forward={SMTP_PORT: smtp_port, HEALTH_PORT: health_port, SSH_PORT: 0},
         public_key=_public_key(ssh_key) if ssh_key else None,
         memory_mib=memory_mib,

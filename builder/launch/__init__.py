@@ -12,7 +12,7 @@ from pathlib import Path
 
 from builder import disk_image
 from builder.launch import qemu, seed
-from builder.launch.accelerator import Accelerator, choose_accelerator
+from builder.launch.accelerator import Accelerator, announce, choose_accelerator
 from builder.launch.guest import GuestFiles, QemuGuest
 from builder.launch.identity import new_identity
 from builder.launch.interface import (
@@ -40,6 +40,7 @@ __all__ = [
     "GuestError",
     "Launcher",
     "QemuGuest",
+    "announce",
     "choose_accelerator",
     "launch_qemu",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from builder import console
 from builder.errors import BuilderError
 
 AcceleratorName = Literal["kvm", "tcg"]
@@ -54,3 +56,10 @@ def choose_accelerator(
     if not os.access(device, os.R_OK | os.W_OK):
         return Accelerator("tcg", f"`{device}` cannot be opened; is your user in the group `kvm`?")
     return Accelerator("kvm", f"backed by {backing[0]}")
+
+
+@functools.cache
+def announce(accelerator: Accelerator) -> str:
+    """Return the accelerator's name for a line of progress; the first time, say why it is that one."""
+    console.say(f"Accelerator: {accelerator}")
+    return accelerator.name

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from builder import console, disk_image, scratch
 from builder.config import RelayConfig
-from builder.launch import Accelerator, Launcher, choose_accelerator, launch_qemu
+from builder.launch import Accelerator, Launcher, announce, choose_accelerator, launch_qemu
 from builder.launch.guest import QemuGuest
 from builder.record import Profile
 from builder.verify.report import COLUMNS, CheckResult, VerifyReport, read_report
@@ -50,7 +50,7 @@ def verify(
     folder = logs or scratch.parent() / f"builder-verify-logs-{secrets.token_hex(4)}"
     run = Run(image, config, profile, launcher or qemu_launcher(chosen), folder)
     started = time.monotonic()
-    with console.step(f"Verify {image} ({profile}, {chosen})"):
+    with console.step(f"Verify {image} ({profile}, {announce(chosen)})"):
         check_sealed(run, image_format)
         check_first_boot(run)
         check_second_boot(run)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import BuilderError
-from builder.launch import Accelerator, choose_accelerator
+from builder.launch import Accelerator, announce, choose_accelerator
 
 
 def _choose(
@@ -65,3 +65,9 @@ def test_a_flag_overrides_the_choice(tmp_path: Path, name: str) -> None:
 def test_an_unknown_accelerator_is_refused() -> None:
     with pytest.raises(BuilderError, match="`hvf` is not an accelerator"):
         choose_accelerator("hvf")
+
+
+def test_the_reason_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    slow = Accelerator("tcg", "asked for by this test alone")
+    assert (announce(slow), announce(slow)) == ("tcg", "tcg")
+    assert capsys.readouterr().err == "Accelerator: tcg (asked for by this test alone)\n"
