@@ -32,6 +32,13 @@ EVERYTHING: dict[str, Any] = {
     "routes": [
         {"name": "news", "preset": "sendgrid", "sender_domains": ["news.example"]},
         {"name": "partner", "preset": "mailgun", "region": "us", "recipient_domains": ["partner.example"]},
+        {
+            "name": "letters",
+            "preset": "ses",
+            "region": "us-east-1",
+            "secret": "relay/letters",
+            "sender_domains": ["letters.example"],
+        },
     ],
     "access": {
         "senders": {"rules": [{"pattern": "evil.example", "kind": "domain", "action": "reject"}]},

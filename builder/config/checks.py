@@ -42,7 +42,7 @@ def check(config: RelayConfig) -> Iterator[Problem]:
         yield from _limits(config)
         yield from _quota(config)
         yield from _ses_headers(config)
-        yield from _one_secret_for_each_host(config)
+        yield from _another_host(config)
         yield from _one_way_to_log_in(config)
 
 
@@ -338,21 +338,21 @@ def _ses_headers(config: RelayConfig) -> Iterator[Problem]:
             )
 
 
-def _one_secret_for_each_host(config: RelayConfig) -> Iterator[Problem]:
-    """Refuse two credentials for one host: Postfix finds a credential by the host's name."""
-    secrets: dict[str, str] = {}
-    for where, choice in _choices(config):
-        if choice.provider.host_is_yours and not choice.upstream.host:
-            continue
-        if choice.provider.has_regions and choice.region not in choice.provider.hosts.value:
-            continue
-        other = secrets.setdefault(choice.upstream_host, choice.secret_name)
-        if other != choice.secret_name:
-            text = f"has `{choice.upstream_host}` with a second secret; a host has one credential on a relay"
-            yield Problem(where, text, "Use another region or provider, or a relay of its own")
-        elif where == ("fallback",) and choice.upstream_host == config.upstream_host:
-            text = f"is `{choice.upstream_host}` again, which fails when the first does"
-            yield Problem(where, text, "Use another region or provider")
+def _another_host(config: RelayConfig) -> Iterator[Problem]:
+    """Refuse a fallback to the host that has failed."""
+    fallback = config.fallback
+    if fallback is None or not (_has_host(config) and _has_host(fallback)):
+        return
+    if fallback.upstream_host == config.upstream_host:
+        text = f"is `{fallback.upstream_host}` again, which fails when the first does"
+        yield Problem(("fallback",), text, "Use another region or provider")
+
+
+def _has_host(choice: ProviderChoice) -> bool:
+    """Tell whether the host is known; why it is not, another check has said."""
+    if choice.provider.host_is_yours and not choice.upstream.host:
+        return False
+    return not choice.provider.has_regions or choice.region in choice.provider.hosts.value
 
 
 def _one_way_to_log_in(config: RelayConfig) -> Iterator[Problem]:

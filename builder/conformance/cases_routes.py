@@ -75,6 +75,32 @@ def _routes(scene: Scene) -> None:
         scene.check(logins <= {upstream.user}, f"{host} was given the login of {logins}")
 
 
+def _accounts(scene: Scene) -> None:
+    """Check: two accounts at one host are told apart, also where sessions are used again."""
+    first, second = scene.upstreams
+    plain = scene.mails(10)
+    news = scene.mails(10, sender="news@news.example")
+    for pair in zip(plain, news, strict=True):
+        scene.send(pair)
+    scene.check(scene.wait_for_delivered(20), "not all were delivered")
+    for mails, upstream in ((plain, first), (news, second)):
+        wanted = {mail.recipients for mail in mails}
+        logins = {each.user for each in first.provider.messages if each.recipients in wanted}
+        scene.check(
+            logins == {upstream.user}, f"mail for {upstream.user} was sent with the login of {logins}"
+        )
+
+
+def _account_without_credential(scene: Scene) -> None:
+    """Check: an account without a credential waits; it does not borrow the other's at the same host."""
+    first, second = scene.upstreams
+    scene.relay.set_credentials({first.key: f"{first.user}:{first.password}"})
+    scene.send([Mail(scene.new_recipients(1), sender="news@news.example"), *scene.mails(1)])
+    scene.check(scene.wait_for_delivered(1), "mail for the other account was held up")
+    senders = {message.sender for message in second.provider.messages}
+    scene.check("news@news.example" not in senders, "mail was sent with another account's login")
+
+
 def _route_without_credential(scene: Scene) -> None:
     """Check: a route without a credential waits; it does not borrow another's."""
     first = scene.upstreams[0]
@@ -128,6 +154,21 @@ CASES = (
         "A route whose credential is missing waits; others go on",
         setup="routes",
         act=_route_without_credential,
+        needs=frozenset({"map"}),
+        expect=Expect(delivered=1, queued=1),
+    ),
+    Case(
+        "accounts",
+        "Two accounts at one provider: each mail is sent with its own login",
+        setup="accounts",
+        act=_accounts,
+        expect=Expect(delivered=20, queued=0),
+    ),
+    Case(
+        "account-without-credential",
+        "A second account whose credential is missing waits; it does not use the first one's",
+        setup="accounts",
+        act=_account_without_credential,
         needs=frozenset({"map"}),
         expect=Expect(delivered=1, queued=1),
     ),

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from builder.conformance.signer import Signer
 from builder.errors import BuilderError
+from builder.render.routing import SASL_MAP
 
 T = TypeVar("T")
 
-SASL_MAP = "/run/relay/sasl"
 _POLL_SECONDS = 0.1
 
 
@@ -71,8 +71,8 @@ class Relay(ABC):
         """Start Postfix after it was killed."""
 
     def set_credentials(self, logins: Mapping[str, str]) -> None:
-        """Write the map as the agent does, keyed by bare host name, and reload: texthash is read once."""
-        lines = "".join(f"{host} {login}\n" for host, login in sorted(logins.items()))
+        """Write the map as the agent does, and reload: texthash is read once."""
+        lines = "".join(f"{key} {login}\n" for key, login in sorted(logins.items()))
         self.write_file(SASL_MAP, lines, mode=0o600)
         self.reload()
 

@@ -18,12 +18,21 @@ _CATCH_UP_SECONDS = 3
 
 @dataclass(frozen=True)
 class Upstream:
-    """A provider as the relay knows it: its name in the configuration and one login."""
+    """An account at a provider as the relay knows it: the provider's host name and one login.
+
+    `account` is the login's name in the password map where another account has the host's.
+    """
 
     host: str
     user: str
     password: str
     provider: Provider
+    account: str = ""
+
+    @property
+    def key(self) -> str:
+        """Where the password map has the login."""
+        return self.account or self.host
 
 
 class Scene:
@@ -45,9 +54,9 @@ class Scene:
         """The first upstream's provider."""
         return self.upstreams[0].provider
 
-    def upstream(self, host: str) -> Upstream:
-        """Return the upstream of that host name."""
-        return next(upstream for upstream in self.upstreams if upstream.host == host)
+    def upstream(self, key: str) -> Upstream:
+        """Return the upstream of that host name, or of that account."""
+        return next(upstream for upstream in self.upstreams if upstream.key == key)
 
     # -- acting
 
@@ -86,7 +95,7 @@ class Scene:
         if state is MapState.OTHER_HOST:
             return {"smtp.elsewhere.example": "user:password"}
         wrong = "-wrong" if state is MapState.WRONG_PASSWORD else ""
-        return {up.host: f"{up.user}:{up.password}{wrong}" for up in self.upstreams}
+        return {up.key: f"{up.user}:{up.password}{wrong}" for up in self.upstreams}
 
     # -- looking
 

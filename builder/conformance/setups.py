@@ -24,6 +24,8 @@ class Setup:
 
     config: Mapping[str, Any]
     hosts: tuple[str, ...] = (SES,)
+    accounts: tuple[str, ...] = ()
+    """Further accounts at the first host, by their names in the password map."""
     implicit_tls: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
     """What the harness adds to main.cf."""
@@ -64,6 +66,15 @@ SETUPS: Mapping[str, Setup] = {
             ],
         },
         hosts=(SES, "smtp.sendgrid.net", "smtp.mailgun.org"),
+    ),
+    "accounts": Setup(
+        {
+            **_SES,
+            "routes": [
+                {**_SES, "name": "news", "secret": "relay/news", "sender_domains": ["news.example"]},
+            ],
+        },
+        accounts=("to-news",),
     ),
     "warm-up": Setup(
         {**_SES, "warm_up": {"preset": "ses", "region": "eu-west-1", "percent": 25}}, hosts=(SES, _EU)
@@ -154,23 +165,10 @@ class Bed:
 def running(setup: Setup, release: Release, folder: Path, *, root: Path = Path("/")) -> Iterator[Bed]:
     """Start the providers and a private Postfix of a release; `root` is the tree that it is installed in."""
     config = RelayConfig.model_validate(dict(setup.config))
-    ca_folder = folder / "ca"
     with contextlib.ExitStack() as stack:
-        upstreams = [
-            Upstream(host, user, f"password-{user}", provider)
-            for number, host in enumerate(setup.hosts, start=1)
-            for user in [f"user{number}"]
-            for provider in [
-                Provider(
-                    users={user: f"password-{user}"},
-                    host_names=(host,),
-                    ca_folder=ca_folder,
-                    mechanisms=setup.mechanisms.get(host, ("PLAIN", "LOGIN")),
-                )
-            ]
-        ]
-        for upstream in upstreams:
-            stack.enter_context(upstream.provider)
+        upstreams = list(_upstreams(setup, folder / "ca"))
+        for provider in dict.fromkeys(upstream.provider for upstream in upstreams):
+            stack.enter_context(provider)
         relay = LocalRelay(
             render(config, release),
             folder / "relay",
@@ -182,3 +180,19 @@ def running(setup: Setup, release: Release, folder: Path, *, root: Path = Path("
             parameters=setup.parameters,
         )
         yield Bed(stack.enter_context(relay), upstreams)
+
+
+def _upstreams(setup: Setup, ca_folder: Path) -> Iterator[Upstream]:
+    """Give every account with its provider, which is not started yet."""
+    for number, host in enumerate(setup.hosts, start=1):
+        users = {"": f"user{number}"}
+        if number == 1:
+            users |= {account: f"user-{account}" for account in setup.accounts}
+        provider = Provider(
+            users={user: f"password-{user}" for user in users.values()},
+            host_names=(host,),
+            ca_folder=ca_folder,
+            mechanisms=setup.mechanisms.get(host, ("PLAIN", "LOGIN")),
+        )
+        for account, user in users.items():
+            yield Upstream(host, user, f"password-{user}", provider, account)

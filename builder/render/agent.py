@@ -13,7 +13,7 @@ from builder.presets import SecretShape
 from builder.releases import Release
 from builder.render.dkim import agent_dkim
 from builder.render.firewall import HEALTH_PORT
-from builder.render.routing import mechanisms
+from builder.render.routing import account, mechanisms, password_keys
 from builder.render.submission import agent_submission
 from builder.render.templates import render_template
 
@@ -67,15 +67,17 @@ def _quota(config: RelayConfig, quota: Quota) -> dict[str, Any]:
 
 
 def _upstreams(config: RelayConfig) -> list[dict[str, Any]]:
-    """Describe each provider once: a host has one credential, whatever leads to it."""
+    """Describe each account once, whatever leads to it."""
     described: dict[str, dict[str, Any]] = {}
+    keys = password_keys(config)
     for name, choice in config.upstreams():
-        described.setdefault(choice.upstream_host, _upstream(name, choice))
+        key = keys[account(choice)]
+        described.setdefault(key, _upstream(name, choice, key))
     return list(described.values())
 
 
-def _upstream(name: str, choice: ProviderChoice) -> dict[str, Any]:
-    return {
+def _upstream(name: str, choice: ProviderChoice, key: str) -> dict[str, Any]:
+    described: dict[str, Any] = {
         "name": name,
         "host": choice.upstream_host,
         "port": choice.upstream_port,
@@ -85,6 +87,9 @@ def _upstream(name: str, choice: ProviderChoice) -> dict[str, Any]:
         "secret": choice.secret_name,
         "region": choice.region,
     }
+    if key != choice.upstream_host:
+        described["account"] = key
+    return described
 
 
 def _shape(shape: SecretShape) -> dict[str, Any]:

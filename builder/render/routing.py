@@ -12,6 +12,9 @@ from builder.errors import BuilderError
 from builder.releases import Release
 
 SPOOL_TRANSPORT = "dsn-spool"
+# What the agent writes; without an entry mail waits, and is never sent without a login.
+SASL_MAP = "/run/relay/sasl"
+NO_CREDENTIAL = "fail:no-credentials"
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class Transport:
     concurrency: int
     initial_concurrency: int
     messages_per_connection: int
+    password_key: str
+    """Where the password map has its credential: the host, or an account's own name."""
+    host: str
 
     @property
     def master_cf(self) -> str:
@@ -37,6 +43,10 @@ class Transport:
             "smtp_fallback_relay": "",
             "syslog_name": f"postfix/{self.name}",
         }
+        if self.password_key != self.host:
+            # Postfix asks for the host, which has another account's credential (pipemap: DATABASE_README).
+            key = f"inline:{{{self.host}={self.password_key}}}"
+            options["smtp_sasl_password_maps"] = f"pipemap:{{{key},texthash:{SASL_MAP}}},{NO_CREDENTIAL}"
         overrides = " ".join(f"-o {name}={value}" for name, value in options.items())
         return f"{self.name} unix - - n - - smtp {overrides}"
 
@@ -84,10 +94,28 @@ def relayhost(config: RelayConfig, release: Release) -> tuple[str, str]:
 def transports(config: RelayConfig) -> list[Transport]:
     """Return the delivery agents for routes and the warm-up."""
     choices = [(name, choice) for name, choice in config.upstreams() if name not in ("primary", "fallback")]
-    return [_transport(name, choice) for name, choice in choices]
+    keys = password_keys(config)
+    return [_transport(name, choice, keys[account(choice)]) for name, choice in choices]
 
 
-def _transport(name: str, choice: ProviderChoice) -> Transport:
+def account(choice: ProviderChoice) -> tuple[str, str]:
+    """Return what tells one login from another: the host and the secret."""
+    return choice.upstream_host, choice.secret_name
+
+
+def password_keys(config: RelayConfig) -> dict[tuple[str, str], str]:
+    """Return each account's key in the password map: its host, which Postfix looks up, where that is free.
+
+    A second account at the same host has the name of its transport, which only that transport looks up.
+    """
+    keys: dict[tuple[str, str], str] = {}
+    for name, choice in config.upstreams():
+        is_taken = choice.upstream_host in keys.values()
+        keys.setdefault(account(choice), transport_name(name) if is_taken else choice.upstream_host)
+    return keys
+
+
+def _transport(name: str, choice: ProviderChoice, password_key: str) -> Transport:
     pace = choice.provider.delivery
     return Transport(
         name=transport_name(name),
@@ -98,6 +126,8 @@ def _transport(name: str, choice: ProviderChoice) -> Transport:
         concurrency=pace.concurrency,
         initial_concurrency=min(pace.initial_concurrency, pace.concurrency),
         messages_per_connection=pace.messages_per_connection,
+        password_key=password_key,
+        host=choice.upstream_host,
     )
 
 

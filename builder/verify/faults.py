@@ -9,6 +9,7 @@ from builder.conformance.report import CaseResult, Outcome
 from builder.conformance.runner import run_case
 from builder.conformance.scene import Upstream
 from builder.render.hygiene import keeps_reports
+from builder.render.routing import account, password_keys
 from builder.verify.check import Applies, Check
 from builder.verify.relay import CheckFailed, Relay
 
@@ -47,8 +48,9 @@ def _prepare(relay: Relay) -> GuestRelay:
 
 def _upstreams(relay: Relay) -> list[Upstream]:
     """Return every provider of the image; one stand-in plays them all."""
+    keys = password_keys(relay.config)
     return [
-        Upstream(choice.upstream_host, login.username, login.password, relay.provider)
+        Upstream(choice.upstream_host, login.username, login.password, relay.provider, keys[account(choice)])
         for name, choice in relay.config.upstreams()
         for login in [relay.logins.providers[name]]
     ]

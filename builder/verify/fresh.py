@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from builder.config import RelayConfig
 from builder.console import format_seconds
 from builder.launch import Address
+from builder.render.routing import SASL_MAP
 from builder.standin.stack import QEMU_HOST
 from builder.verify.check import check
 from builder.verify.probe import choose_addresses, is_in, sender_at_provider
-from builder.verify.relay import SASL_MAP, CheckFailed, Relay, greeting, require
+from builder.verify.relay import CheckFailed, Relay, greeting, require
 
 _READY_SECONDS = 600
 # Where a program that takes mail or fetches a secret could have left it.

@@ -25,7 +25,6 @@ from builder.verify.world import Logins, let_in
 
 T = TypeVar("T")
 
-SASL_MAP = "/run/relay/sasl"
 # A limit per client (`clients` in relay.yaml) holds for the probes too: a minute later there is room again.
 _LIMITED = (421, 450)
 _LIMIT_SECONDS, _LIMIT_PAUSE_SECONDS = 130, 10

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from builder.render.routing import SASL_MAP
 from builder.standin.behaviour import Behaviour, Certificate, Fault
 from builder.standin.journal import Message
 from builder.verify.check import check
-from builder.verify.relay import SASL_MAP, CheckFailed, Relay, require
+from builder.verify.relay import CheckFailed, Relay, require
 from builder.verify.world import sample_logins
 
 _RECOVERY_SECONDS = 150

@@ -40,8 +40,9 @@ def test_the_agent_takes_what_is_rendered(asked: Mapping[str, Any], tmp_path: Pa
     settings = config.load(places)
     config.require_secrets(settings)
     chosen = [choice for _name, choice in wanted.upstreams()]
-    hosts = list(dict.fromkeys(choice.upstream_host for choice in chosen))
-    assert [upstream.host for upstream in settings.upstreams] == hosts
+    accounts = dict.fromkeys((choice.upstream_host, choice.secret_name) for choice in chosen)
+    assert [(each.host, each.secret) for each in settings.upstreams] == list(accounts)
+    assert len({each.key for each in settings.upstreams}) == len(accounts)
     assert settings.upstreams[0].region == wanted.region
 
 

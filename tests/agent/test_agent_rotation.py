@@ -226,6 +226,15 @@ def test_each_upstream_has_its_line_in_the_map(two: Relay) -> None:
     assert two.map == "backup.example.com user:password-b\nlocalhost user:password-1\n"
 
 
+def test_two_accounts_at_one_host_have_a_line_each(relay: Relay) -> None:
+    second = upstream_json(name="news", account="to-news", secret="relay/news")
+    write_json(relay.places.agent_json, agent_json(upstreams=[upstream_json(), second]))
+    relay.versions["relay/news"] = ("n1", "password-n")
+    relay.rounds()
+    assert relay.state == "ready"
+    assert relay.map == "localhost user:password-1\nto-news user:password-n\n"
+
+
 def test_one_proven_upstream_is_enough_to_accept(two: Relay) -> None:
     two.answers["password-1"] = REFUSED
     two.rounds()

@@ -109,6 +109,16 @@ def test_two_upstreams_need_names_and_hosts_of_their_own(tree: Places) -> None:
     assert "same `host`" in message
 
 
+def test_a_second_account_at_one_host_is_another_upstream(tree: Places) -> None:
+    second = upstream_json(name="news", account="to-news", secret="relay/news")
+    write_json(tree.agent_json, agent_json(upstreams=[upstream_json(), second]))
+    settings = config.load(tree)
+    assert [(each.host, each.key) for each in settings.upstreams] == [
+        ("localhost", "localhost"),
+        ("localhost", "to-news"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "key"),
     [

@@ -139,7 +139,7 @@ def _dkim_key(**changes: str) -> dict[str, str]:
         # Several providers
         ({"fallback": {"preset": "ses"}}, "`fallback.region` is missing"),
         ({"fallback": {**SES}}, "which fails when the first does"),
-        ({"fallback": {**SES, "secret": "relay/other"}}, "a host has one credential on a relay"),
+        ({"fallback": {**SES, "secret": "relay/other"}}, "which fails when the first does"),
         (
             {"routes": [{"name": "a", "preset": "postmark"}]},
             "needs either `sender_domains` or `recipient_domains`",

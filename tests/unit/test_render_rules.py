@@ -38,6 +38,9 @@ def test_a_fallback_that_begins_tls_otherwise_is_refused() -> None:
         _main_cf(fallback={**_EU, "upstream": {"port": 465}})
 
 
+_TRANSPORTS = ("to-news", "to-letters", "to-ours")
+
+
 def test_each_upstream_is_known_to_the_agent_once() -> None:
     routes = [{"name": "news", "preset": "sendgrid", "sender_domains": ["news.example"]}]
     files = rendered("ses", fallback=_EU, routes=routes)
@@ -59,6 +62,28 @@ def test_a_route_has_a_transport_of_its_own() -> None:
     assert ".partner.example  to-partner:[smtp.mailgun.org]:587" in table
     senders = files["root/etc/postfix/sender_routes.regexp"].splitlines()
     assert r"/@([^@]+\.)?news\.example$/  to-news:[smtp.sendgrid.net]:465" in senders
+
+
+def test_a_second_account_at_one_host_has_an_entry_of_its_own_in_the_password_map() -> None:
+    news = {"preset": "ses", "region": "us-east-1", "secret": "relay/news"}
+    routes = [
+        {**news, "name": "news", "sender_domains": ["news.example"]},
+        {**news, "name": "letters", "sender_domains": ["letters.example"]},
+        {"preset": "ses", "region": "us-east-1", "name": "ours", "recipient_domains": ["ours.example"]},
+    ]
+    files = rendered("ses", routes=routes)
+    upstreams = json.loads(files["root/etc/relay/agent.json"])["upstreams"]
+    assert [(each["name"], each.get("account"), each["secret"]) for each in upstreams] == [
+        ("primary", None, "relay/ses"),
+        ("news", "to-news", "relay/news"),
+    ]
+    edits = files["root/usr/lib/relay/master.cf.edits"].splitlines()
+    own_map = (
+        "-o smtp_sasl_password_maps=pipemap:{inline:{email-smtp.us-east-1.amazonaws.com=to-news},"
+        "texthash:/run/relay/sasl},fail:no-credentials"
+    )
+    uses = {name: [own_map in line for line in edits if f"-Me {name}/" in line] for name in _TRANSPORTS}
+    assert uses == {"to-news": [True], "to-letters": [True], "to-ours": [False]}
 
 
 @pytest.mark.parametrize(("percent", "entries"), [(25, 4), (50, 2), (1, 100), (10, 10), (99, 100)])

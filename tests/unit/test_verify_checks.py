@@ -18,11 +18,12 @@ from builder.errors import BuilderError
 from builder.launch import Address
 from builder.presets import load_preset
 from builder.process import Finished
+from builder.render.routing import SASL_MAP
 from builder.standin.sample import SampleCredential, derive_ses_password, sample_credential
 from builder.standin.stack import StandIns
 from builder.verify import clone, fresh, restart
 from builder.verify.check import Check, check
-from builder.verify.relay import SASL_MAP, CheckFailed, Relay, greeting
+from builder.verify.relay import CheckFailed, Relay, greeting
 from builder.verify.world import boot_user_data, make_stand_ins, sample_logins
 
 CONFIG = RelayConfig(preset="ses", region="us-east-1")

@@ -151,13 +151,13 @@ class Door:
         """
         wanted = dict(self._in_map)
         for keeper in keepers:
-            host = keeper.upstream.host
+            key = keeper.upstream.key
             if keeper.current is not None:
-                wanted[host] = keeper.current.credential
-            elif keeper.untried is not None and was_ready and host not in wanted:
-                wanted[host] = keeper.untried
-        hosts = {keeper.upstream.host for keeper in keepers}
-        wanted = {host: login for host, login in wanted.items() if host in hosts}
+                wanted[key] = keeper.current.credential
+            elif keeper.untried is not None and was_ready and key not in wanted:
+                wanted[key] = keeper.untried
+        keys = {keeper.upstream.key for keeper in keepers}
+        wanted = {key: login for key, login in wanted.items() if key in keys}
         for login in wanted.values():
             # Also what an agent before this one has written, and however long ago it was read.
             logs.hide_login(login.username, login.password)
@@ -198,4 +198,4 @@ class Door:
 
 
 def _logins(credentials: dict[str, Credential]) -> dict[str, tuple[str, str]]:
-    return {host: (login.username, login.password) for host, login in credentials.items()}
+    return {key: (login.username, login.password) for key, login in credentials.items()}

@@ -43,14 +43,14 @@ def make_private_folder(path: Path) -> None:
 
 
 def write_sasl(path: Path, credentials: Mapping[str, Credential]) -> None:
-    """Write the password map: one line for each upstream, keyed by its bare host name.
+    """Write the password map: one line for each upstream, by its key, for most the bare host name.
 
     The bare name is what Postfix looks up first (smtp_sasl_glue.c); with `[host]:587` as key the `fail:`
     that follows this map in main.cf would answer before it. Format: DATABASE_README, "texthash".
     """
     lines = [
-        f"{host} {credential.username}:{credential.password}\n"
-        for host, credential in sorted(credentials.items())
+        f"{key} {credential.username}:{credential.password}\n"
+        for key, credential in sorted(credentials.items())
     ]
     write_whole(path, "".join(lines), mode=0o600, is_table=True)
 
@@ -59,8 +59,8 @@ def read_sasl(path: Path) -> dict[str, Credential]:
     """Read the password map back, for `relayctl doctor` and an agent that was started again."""
     found = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        host, _, login = line.partition(" ")
+        key, _, login = line.partition(" ")
         username, colon, password = login.partition(":")
         if colon:
-            found[host] = Credential(username=username, password=password, shape="map")
+            found[key] = Credential(username=username, password=password, shape="map")
     return found

@@ -52,7 +52,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Upstream:
-    """One provider's SMTP service; `region` is the one that its password is derived for."""
+    """One account at a provider's SMTP service; `region` is the one that its password is derived for.
+
+    `account` is set for a second account at one host: the name that only its own transport looks up.
+    """
 
     name: str
     host: str
@@ -62,6 +65,12 @@ class Upstream:
     mechanisms: tuple[str, ...]
     secret: str | None
     region: str | None
+    account: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Where the password map has its credential."""
+        return self.account or self.host
 
 
 @dataclass(frozen=True)
@@ -223,6 +232,7 @@ def _upstream(values: dict[str, Any], at: str, problems: list[str]) -> Upstream:
         secret=reader.text("secret", _SECRET, "a secret's name or ARN", need=False),
         # The provider's own, such as `us` and `eu`; AWS is asked in the `region` of the whole.
         region=reader.text("region", _NAME, "a region of the provider", need=False),
+        account=reader.text("account", _NAME, "a short name", need=False),
     )
 
 
@@ -233,8 +243,10 @@ def _baked(values: dict[str, Any]) -> Settings:
         _upstream(upstream, f"upstreams[{number}].", problems)
         for number, upstream in enumerate(reader.objects("upstreams"))
     ]
-    for field in ("name", "host"):
-        values_of = [getattr(upstream, field) for upstream in upstreams]
+    for field, values_of in (
+        ("name", [upstream.name for upstream in upstreams]),
+        ("host", [upstream.key for upstream in upstreams]),
+    ):
         if len(set(values_of)) != len(values_of):
             problems.append(f"two `upstreams` have the same `{field}`")
     settings = Settings(

@@ -31,8 +31,9 @@ def credential_map(context: Context) -> Iterator[Finding]:
     kind = _file_system(context)
     if kind not in ("tmpfs", "ramfs"):
         yield warning("credential", f"`{path.parent}` is on {kind}, not in memory", "`findmnt /run`")
-    hosts = {host for host, _ in _RELAYHOST.findall(context.parameter("relayhost"))}
-    missing = sorted(hosts - keys)
+    wanted = {host for host, _ in _RELAYHOST.findall(context.parameter("relayhost"))}
+    wanted |= {upstream.key for upstream in context.settings().upstreams if upstream.key != upstream.host}
+    missing = sorted(wanted - keys)
     if missing:
         text = f"no entry for {', '.join(missing)}; the map has {', '.join(sorted(keys)) or 'nothing'}"
         yield wrong("credential", text, _AGENT)
@@ -74,11 +75,11 @@ def provider(context: Context) -> Iterator[Finding]:
         yield finding
         if finding.state == "wrong":
             continue
-        if upstream.host not in credentials:
+        if upstream.key not in credentials:
             yield warning(f"login {upstream.name}", "not tried: there is no credential for it", _AGENT)
             continue
         try:
-            prover.prove(upstream, credentials[upstream.host])
+            prover.prove(upstream, credentials[upstream.key])
         except Trouble as trouble:
             step = "login" if trouble.code.startswith("auth-") else "connection"
             state = warning if trouble.code.endswith("-temporary") else wrong
