@@ -16,16 +16,26 @@ _NO_LIMITS = (
     "smtpd_client_connection_count_limit", "smtpd_client_connection_rate_limit",
     "smtpd_client_message_rate_limit", "smtpd_client_recipient_rate_limit",
 )  # fmt: skip
+# A queue that is filled in seconds, whatever the size of the disk; as large as that of sandbox.py.
+_SMALL_SPOOL = """
+set -e
+new=$(mktemp -d)
+mount -t tmpfs -o mode=755,size=256m,nr_inodes=20k tmpfs "$new"
+cp -a /var/spool/postfix/. "$new"
+mount --bind "$new" /var/spool/postfix
+umount "$new"
+rmdir "$new"
+"""
 
 
 class GuestRelay(Relay):
     """A booted image for the length of a `with` block, on a disk that is thrown away afterwards.
 
-    The agent is stopped meanwhile: the cases write the password map themselves. `client_address` is what
-    the guest sees this machine as (under QEMU 10.0.2.2).
+    The agent is stopped meanwhile: the cases write the password map themselves. The queue lies on a small
+    file system of its own. `client_address` is what the guest sees this machine as (under QEMU 10.0.2.2).
     """
 
-    abilities = frozenset({"xclient", "stop", "settings", "map"})
+    abilities = frozenset({"xclient", "stop", "disk", "settings", "map"})
     patience = 6.0
 
     def __init__(self, guest: Guest, *, client_address: str = "10.0.2.2") -> None:
@@ -44,7 +54,9 @@ class GuestRelay(Relay):
             self.abilities |= {"starttls"}
         if self.run(["sh", "-c", f"test -e {_KEEP_REPORTS} && echo yes"], check=False):
             self.abilities |= {"reports"}
-        self.run(["systemctl", "stop", "relay-agent.service"])
+        self.run(["systemctl", "stop", "relay-agent.service", self._unit])
+        self.run(["sh", "-c", _SMALL_SPOOL])
+        self.start_postfix()
         limits = self.run(["postconf", *_NO_LIMITS]).splitlines()
         self._before = dict(line.split(" = ", 1) for line in limits)
         self.set_parameters(
@@ -54,7 +66,12 @@ class GuestRelay(Relay):
 
     def __exit__(self, *_exc: object) -> None:
         self.run(["postconf", "-X", "smtpd_authorized_xclient_hosts"], check=False)
-        self.set_parameters(self._before)
+        self.run(
+            ["postconf", "-e", *(f"{name}={value}" for name, value in self._before.items())], check=False
+        )
+        self.run(["systemctl", "stop", self._unit], check=False)
+        self.run(["umount", "/var/spool/postfix"], check=False)
+        self.run(["systemctl", "start", self._unit], check=False)
         self.run(["systemctl", "start", "--no-block", "relay-agent.service"], check=False)
 
     def run(self, argv: Sequence[str], *, check: bool = True, timeout_seconds: float = 60) -> str:

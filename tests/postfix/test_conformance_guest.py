@@ -27,12 +27,24 @@ pytestmark = pytest.mark.postfix
 _SYSTEMCTL = """\
 #!/bin/sh
 echo "$*" >>/run/relay-lib/systemctl.calls
-case $1 in restart) postfix start >/dev/null 2>&1 ;; esac
+case "$1 $*" in
+"stop "*postfix@-.service*) postfix stop >/dev/null 2>&1 || : ;;
+"restart "* | "start start postfix@-"*) postfix start >/dev/null 2>&1 ;;
+esac
 """
 # What the suite reads of an image, and where it is in the sandbox.
 _AGENT_JSON = '{"postfix_unit": "postfix@-.service", "upstreams": [{"tls": "starttls"}]}'
 _PLACES = {"/etc/relay/": "/run/relay-lib/", "/usr/lib/relay/": "/run/relay-lib/"}
-_CASES = ("delivered", "map-empty", "wrong-password", "unknown-client", "report-kept", "killed")
+_CASES = (
+    "delivered",
+    "map-empty",
+    "wrong-password",
+    "unknown-client",
+    "report-kept",
+    "killed",
+    "disk-full",
+    "inodes-full",
+)
 
 
 @dataclass

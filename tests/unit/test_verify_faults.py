@@ -27,7 +27,7 @@ def _names(config: Mapping[str, object]) -> set[str]:
 
 def test_each_case_that_needs_no_other_configuration_is_a_check_of_the_full_profile() -> None:
     plain = {case.name for case in CASES if case.setup == "plain"}
-    assert _names(SES) == plain - {"disk-full", "inodes-full"}
+    assert _names(SES) == plain
     assert set(faults.CHECKS) <= set(runner.SECOND_BOOT["full"])
     assert not set(faults.CHECKS) & set(runner.SECOND_BOOT["standard"])
 
