@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from relay_agent.places import Places
-from relay_agent.secret import SecretVersion
+from relay_agent.secret import CURRENT, SecretVersion
 
 from tests.agent.relay_world import FakePostfix, agent_json, write_json
 from tests.agent.scripted_milter import KEYS, PLAN, Milter, rsa_key
@@ -33,10 +33,10 @@ class SigningRelay(Relay):
         super().__init__(places, postfix)
         write_json(places.agent_json, agent_json(dkim={**PLAN, "keys": KEYS[:1]}))
 
-    def _fetch(self, upstream: Any) -> SecretVersion:
+    def _fetch(self, upstream: Any, stage: str = CURRENT) -> SecretVersion:
         if upstream.secret == "relay/dkim":
             return SecretVersion(json.dumps({"private_key": self.pem}), "k1", 1.0)
-        return super()._fetch(upstream)
+        return super()._fetch(upstream, stage)
 
 
 @pytest.fixture

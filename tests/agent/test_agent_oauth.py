@@ -15,7 +15,7 @@ from relay_agent import credential, logs
 from relay_agent.keeper import Keeper
 from relay_agent.oauth import AccessToken, TokenRequest, exchange
 from relay_agent.probe import Prover
-from relay_agent.secret import SecretVersion
+from relay_agent.secret import CURRENT, SecretVersion
 from relay_agent.settings import Shape, Upstream, load
 from relay_agent.trouble import Trouble
 
@@ -159,7 +159,7 @@ class World:
         upstream = Upstream("primary", "smtp.gmail.com", 587, "starttls", (SHAPE,), ("xoauth2",), "s", None)
         self.keeper = Keeper(
             upstream,
-            fetch=lambda _upstream: SecretVersion(json.dumps(SECRET), "v1", 1.0),
+            fetch=lambda _upstream, _stage=CURRENT: SecretVersion(json.dumps(SECRET), "v1", 1.0),
             prove=lambda _upstream, found: self.proven.append(found.password),
             exchange=self.exchange,
             poll_seconds=60,

@@ -18,8 +18,8 @@ from relay_agent.keeper import Fetch, Keeper, Prove
 from relay_agent.logs import Log
 from relay_agent.places import Places
 from relay_agent.probe import Prover
-from relay_agent.secret import Library, SecretStore
-from relay_agent.settings import Settings
+from relay_agent.secret import CURRENT, Library, SecretStore, SecretVersion
+from relay_agent.settings import Settings, Upstream
 from relay_agent.submission import Submission
 from relay_agent.trouble import Trouble
 
@@ -50,7 +50,11 @@ class World:
             ca_file=self._places.private_ca if settings.ca_pem else self._places.ca_bundle,
             hello=settings.hostname or "relay.localdomain",
         )
-        return (lambda upstream: store.fetch(upstream.secret or "", settings.region)), prover.prove
+
+        def fetch(upstream: Upstream, stage: str = CURRENT) -> SecretVersion:
+            return store.fetch(upstream.secret or "", settings.region, stage)
+
+        return fetch, prover.prove
 
     def close(self) -> None:
         """Close what the last `connect` opened."""

@@ -28,9 +28,12 @@ def agent(context: Context) -> Iterator[Finding]:
         yield warning(step, text, found["reason"]["hint"])
     for upstream in status["upstreams"]:
         if upstream["refused_version"]:
-            refused = upstream["refused_version"]
-            text = f"version {refused} of `{upstream['secret']}` is refused; the old one serves on"
-            yield warning("rotation", text, "`builder secret check`, then `builder secret put`")
+            text = f"version {upstream['refused_version']} of `{upstream['secret']}` is refused"
+            mend = "`builder secret check`, then `builder secret put`"
+            if upstream["state"] == "proven":
+                yield warning("rotation", f"{text}; the old one serves on", mend)
+            else:
+                yield wrong("rotation", f"{text}, and no other one works", mend)
 
 
 def postfix(context: Context) -> Iterator[Finding]:
