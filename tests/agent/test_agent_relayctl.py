@@ -199,11 +199,6 @@ def test_a_refused_version_is_shown(ctl: Ctl) -> None:
     text = ctl("status")[1]
     assert "version v2 is refused" in text
     assert "refused the credential" in text
-    assert "version v2 of `relay/ses` is refused; the old one serves on" in ctl("doctor", "--offline")[1]
-    ctl.board.set(upstreams=[{**UPSTREAM, **changed, "state": "refused"}])
-    ctl.board.write()
-    assert " refused, version v1" in ctl("status")[1]
-    assert "WRONG    rotation: version v2 of `relay/ses` is refused, and no" in ctl("doctor", "--offline")[1]
 
 
 # -- queue

@@ -21,8 +21,11 @@ from builder.standin.metadata import Metadata
 from builder.standin.provider import Provider
 from builder.standin.secrets import SecretsManager
 from tests.agent.relay_world import PASSWORD, SECRET, USER, FakePostfix
+from tests.agent.relayctl_world import Ctl
 from tests.agent.scripted_relay import AUTH_LINE, BUSY, REFUSED, Relay
+from tests.agent.test_agent_health import UPSTREAM
 from tests.agent.test_agent_rotation import see_log
+from tests.fakes import FakeTools
 
 UNREACHABLE = Trouble("upstream-unreachable", "localhost:587 cannot be reached")
 
@@ -63,6 +66,24 @@ def test_a_dead_credential_is_not_called_proven_because_a_newer_one_is_refused(r
     assert 'relay_credential_proven{upstream="primary"} 0' in page
     assert 'relay_credential_version_refused{upstream="primary"} 1' in page
     assert rotating.postfix.is_open
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("proven", "WARNING  rotation: version v2 of `relay/ses` is refused; the old one serves on"),
+        ("refused", "WRONG    rotation: version v2 of `relay/ses` is refused, and no other one works"),
+    ],
+)
+def test_relayctl_says_whether_the_old_version_serves(
+    places: Places, postfix_programs: FakePostfix, fake_tool: FakeTools, state: str, said: str
+) -> None:
+    ctl = Ctl(places, postfix_programs, fake_tool)
+    shown = {"port": 587, "secret": SECRET, "proven_at": 1000.0, "refused_version": "v2", "state": state}
+    ctl.board.set(upstreams=[{**UPSTREAM, **shown}])
+    ctl.board.write()
+    assert f" {state}, version v1" in ctl("status")[1]
+    assert said in ctl("doctor", "--offline")[1]
 
 
 def test_the_newer_version_is_taken_when_it_works_after_all(rotating: Relay) -> None:
