@@ -117,7 +117,7 @@ def scene(release: Release, folder: Path) -> Iterator[Scene]:
         upstream = Upstream(
             "primary", HOST, provider.port, "starttls", (_SHAPE,), ("plain",), "relay/ses", "us-east-1"
         )
-        keeper = Keeper(upstream, fetch=lambda _upstream: secret[0], prove=prove, poll_seconds=60)
+        keeper = Keeper(upstream, fetch=lambda _upstream, _stage="": secret[0], prove=prove, poll_seconds=60)
         door = Door(places, SandboxPostfix(places, relay), Log(io.StringIO()))
         keeper.check()
         door.use([keeper], was_ready=True)

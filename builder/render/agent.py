@@ -12,7 +12,7 @@ from builder.config.routing import ProviderChoice, Quota
 from builder.presets import SecretShape
 from builder.releases import Release
 from builder.render.dkim import agent_dkim
-from builder.render.firewall import HEALTH_PORT
+from builder.render.firewall import HEALTH_PORT, agent_firewall
 from builder.render.routing import account, mechanisms, password_keys
 from builder.render.submission import agent_submission
 from builder.render.templates import render_template
@@ -35,6 +35,7 @@ def agent_settings(config: RelayConfig, release: Release) -> dict[str, Any]:
         "region": config.aws_region,
         "upstreams": _upstreams(config),
         "networks": list(config.networks),
+        "firewall": agent_firewall(config),
         "hostname": config.hostname,
         "health_port": HEALTH_PORT,
         "poll_seconds": POLL_SECONDS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from builder.config.model import RelayConfig
 from builder.render.templates import render_template
@@ -29,8 +30,18 @@ def render_firewall(config: RelayConfig) -> dict[str, str]:
     return {"etc/nftables.conf": render_template("nftables.conf.j2", rules=rules)}
 
 
+def agent_firewall(config: RelayConfig) -> dict[str, Any]:
+    """Return what the agent has to know: is there a firewall, and which sets hold the relay's networks.
+
+    These it replaces when the launch user data names other networks.
+    """
+    if not config.firewall.enabled:
+        return {"enabled": False}
+    follows = config.submission is not None and config.submission.networks is None
+    return {"enabled": True, "sets": ["networks", *(["submission"] if follows else [])]}
+
+
 def _rules(config: RelayConfig) -> Iterable[Rule]:
-    # The agent replaces these sets when the launch user data names other networks.
     yield _rule("networks", _MAIL_PORTS, config.networks)
     if config.submission:
         allowed = config.networks if config.submission.networks is None else config.submission.networks

@@ -108,7 +108,9 @@ def closed_relay(relay: Relay) -> str:
     """Prove that an address outside `networks` is refused, by the firewall and by Postfix on its own."""
     outside = relay.guest.add_outside_address()
     seen = []
-    if _has_firewall(relay):
+    wanted, found = relay.config.firewall.enabled, _has_firewall(relay)
+    require(found == wanted, f"table `inet relay` is {'there' if found else 'missing'}: `firewall.enabled`?")
+    if found:
         banner = greeting(outside, timeout_seconds=8)
         require(not banner, f"the firewall lets an outsider in: {banner}")
         seen.append("firewall: dropped")

@@ -13,7 +13,7 @@ from relay_agent.door import Door
 from relay_agent.logs import Log
 from relay_agent.places import Places
 from relay_agent.postfix import Postfix
-from relay_agent.secret import SecretVersion
+from relay_agent.secret import CURRENT, PREVIOUS, SecretVersion
 from relay_agent.settings import Settings, Upstream
 from relay_agent.traffic import Traffic
 from relay_agent.trouble import Trouble
@@ -40,7 +40,9 @@ class Relay:
         self.fetch_trouble: Trouble | None = None
         self.answers: dict[str, Trouble] = {}
         self.probes: list[str] = []
-        self.fetches = 0
+        self.fetches = self.fetches_of_previous = 0
+        # The version at stage AWSPREVIOUS, of any secret.
+        self.previous: tuple[str, str] | None = None
         self.maps_at_probe: list[str] = []
         write_json(places.agent_json, agent_json())
         write_json(places.boot_json, {"schema": 1})
@@ -63,11 +65,18 @@ class Relay:
     def _connect(self, settings: Settings) -> Any:
         return self._fetch, self._prove
 
-    def _fetch(self, upstream: Upstream) -> SecretVersion:
-        self.fetches += 1
+    def _fetch(self, upstream: Upstream, stage: str = CURRENT) -> SecretVersion:
         if self.fetch_trouble:
+            self.fetches += 1
             raise self.fetch_trouble
-        version_id, password = self.versions[str(upstream.secret)]
+        if stage == PREVIOUS:
+            self.fetches_of_previous += 1
+            if self.previous is None:
+                raise MISSING
+            version_id, password = self.previous
+        else:
+            self.fetches += 1
+            version_id, password = self.versions[str(upstream.secret)]
         text = json.dumps({"username": "user", "password": password})
         return SecretVersion(text, version_id, 500.0)
 

@@ -39,7 +39,7 @@ class World:
             "relay/dkim": {"private_key": pem},
             "relay/dkim-b": {"private_key": pem},
         }
-        self.version = "v1"
+        self.version, self.fetches = "v1", 0
         self.trouble: Trouble | None = None
         self.log = io.StringIO()
         self.systemctl: FakeTool = fake_tool("systemctl")
@@ -60,6 +60,7 @@ class World:
         )
 
     def fetch(self, secret: str) -> SecretVersion:
+        self.fetches += 1
         if self.trouble:
             raise self.trouble
         return SecretVersion(json.dumps(self.secrets[secret]), self.version, 1.0)
@@ -164,6 +165,16 @@ def test_a_signer_that_crashes_is_started_again_before_the_port_is_closed(world:
     world.milter.start()
     assert world.check(3) == ""
     assert not world.signer.blocks
+
+
+@pytest.mark.parametrize(
+    ("code", "asked"), [("endpoint-slow", 1), ("secret-missing", 2), ("endpoint-error", 2)]
+)
+def test_a_round_ends_at_the_first_key_when_nobody_answers(world: World, code: str, asked: int) -> None:
+    """With many keys each would wait for the same timeout; what is wrong with one secret is not so."""
+    world.trouble = Trouble(code, "no")
+    assert world.check() == code
+    assert world.fetches == asked
 
 
 def test_a_new_version_is_written_and_the_signer_reloaded(world: World) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from relay_agent.places import Places
-from relay_agent.secret import SecretVersion
+from relay_agent.secret import CURRENT, SecretVersion
 
 from tests.agent.relay_world import FakePostfix, agent_json, write_json
 from tests.agent.scripted_milter import KEYS, PLAN, Milter, rsa_key
@@ -25,7 +25,7 @@ class SigningRelay(Relay):
     """The loop around a signer."""
 
     def __init__(self, places: Places, postfix: FakePostfix, fake_tool: FakeTools, pem: str) -> None:
-        self.pem = pem
+        self.pem, self.silences = pem, list[float]()
         for folder in ("keys", "milter"):
             (places.root / "run/relay-dkim" / folder).mkdir(parents=True)
         self.systemctl = fake_tool("systemctl")
@@ -33,10 +33,13 @@ class SigningRelay(Relay):
         super().__init__(places, postfix)
         write_json(places.agent_json, agent_json(dkim={**PLAN, "keys": KEYS[:1]}))
 
-    def _fetch(self, upstream: Any) -> SecretVersion:
+    def _fetch(self, upstream: Any, stage: str = CURRENT) -> SecretVersion:
+        # What the watchdog would see: every wait for an answer begins with a sign of life.
+        self.silences.append(self.board.seconds_since_beat())
+        self.board._beat -= 1000
         if upstream.secret == "relay/dkim":
             return SecretVersion(json.dumps({"private_key": self.pem}), "k1", 1.0)
-        return super()._fetch(upstream)
+        return super()._fetch(upstream, stage)
 
 
 @pytest.fixture
@@ -106,3 +109,20 @@ def test_who_prefers_unsigned_mail_has_an_open_port(relay: SigningRelay) -> None
     relay.rounds(1, seconds=3)
     assert relay.postfix.is_open
     assert (relay.state, relay.reason) == ("degraded", "dkim-down")
+
+
+def test_many_keys_and_a_slow_provider_do_not_make_the_agent_look_dead(relay: SigningRelay) -> None:
+    many = [{**KEYS[0], "domain": f"d{number}.example"} for number in range(40)]
+    write_json(relay.places.agent_json, agent_json(dkim={**PLAN, "keys": many}))
+    at_probe = []
+    prove = relay._prove
+
+    def slow(upstream: Any, credential: Any) -> None:
+        at_probe.append(relay.board.seconds_since_beat())
+        prove(upstream, credential)
+
+    relay._prove = slow  # type: ignore[method-assign]
+    relay.restart()
+    relay.rounds(1)
+    assert len(relay.silences) == 41
+    assert max(*relay.silences, *at_probe) < 900

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from relay_agent import health, metrics
@@ -58,13 +59,18 @@ def board(places: Places) -> Board:
 
 
 @pytest.fixture
-def port(board: Board) -> Iterator[int]:
+def server(board: Board) -> Iterator[Server]:
     with Server(("127.0.0.1", 0), board) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield server.server_port
+        yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def port(server: Server) -> int:
+    return server.server_port
 
 
 def get(port: int, path: str, method: str = "GET") -> tuple[int, str, str]:
@@ -126,6 +132,77 @@ def test_too_many_clients_are_turned_away_and_the_next_one_is_served(port: int) 
         client.close()
     time.sleep(0.2)
     assert get(port, "/livez")[0] == 200
+
+
+class Drip(threading.Thread):
+    """A client that sends a byte now and then, and comes again as soon as it is cut off."""
+
+    def __init__(self, port: int, *, comes_again: bool) -> None:
+        super().__init__(daemon=True)
+        self.port, self.comes_again = port, comes_again
+        self.is_in, self.cuts, self.ended = threading.Event(), 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.is_set() and (self.comes_again or not self.cuts):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)) as client:
+                client.sendall(b"GET /livez HTTP/1.1\r\nX-Drip: ")
+                self.is_in.set()
+                client.settimeout(0.05)
+                while not self.ended.is_set() and self._stays(client):
+                    client.sendall(b"x")
+            self.cuts += 1
+
+    @staticmethod
+    def _stays(client: socket.socket) -> bool:
+        try:
+            return client.recv(100) != b""
+        except TimeoutError:
+            return True
+
+
+@pytest.fixture
+def drips(port: int) -> Iterator[Callable[..., list[Drip]]]:
+    started: list[Drip] = []
+
+    def start(*, comes_again: bool) -> list[Drip]:
+        started.extend(Drip(port, comes_again=comes_again) for _ in range(health._MOST_AT_ONCE))
+        for drip in started:
+            drip.start()
+        for drip in started:
+            assert drip.is_in.wait(10)
+        return started
+
+    yield start
+    for drip in started:
+        drip.ended.set()
+    for drip in started:
+        drip.join(10)
+
+
+def wait_until(seen: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not seen():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_clients_that_drip_are_cut_off(server: Server, drips: Callable[..., list[Drip]]) -> None:
+    """Each byte comes long before the timeout of a read."""
+    server.client_seconds = 0.3
+    clients = drips(comes_again=False)
+    wait_until(lambda: all(client.cuts for client in clients))
+    wait_until(lambda: not server._since)
+    assert get(server.server_port, "/livez")[0] == 200
+
+
+def test_clients_that_drip_for_ever_do_not_keep_others_out(
+    server: Server, drips: Callable[..., list[Drip]]
+) -> None:
+    server.client_seconds, server.least_seconds = 3600.0, 0.0
+    drips(comes_again=True)
+    assert [get(server.server_port, "/livez")[0] for _ in range(30)] == [200] * 30
+    names = [thread.name for thread in threading.enumerate() if "process_request_thread" in thread.name]
+    assert len(names) <= health._MOST_AT_ONCE
 
 
 def test_a_taken_health_port_does_not_stop_the_agent(

@@ -25,6 +25,7 @@ from relay_agent.places import Places
 from relay_agent.postfix import Postfix
 from relay_agent.programs import run, start
 from relay_agent.rate import Rate, RateThread
+from relay_agent.secret import CURRENT
 from relay_agent.settings import Settings, Shape, Upstream
 from relay_agent.traffic import Traffic
 from relay_agent.trouble import Trouble, unexpected
@@ -349,7 +350,7 @@ def test_an_error_in_a_check_waits_for_the_next_one() -> None:
     now = [0.0]
     upstream = Upstream("p", "localhost", 587, "starttls", (SHAPE,), ("plain",), "s", None)
 
-    def broken(_upstream: Upstream) -> Any:
+    def broken(_upstream: Upstream, _stage: str = CURRENT) -> Any:
         raise TypeError
 
     def prove(_upstream: Upstream, _credential: Credential) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -15,7 +17,7 @@ from relay_agent import credential, logs
 from relay_agent.keeper import Keeper
 from relay_agent.oauth import AccessToken, TokenRequest, exchange
 from relay_agent.probe import Prover
-from relay_agent.secret import SecretVersion
+from relay_agent.secret import CURRENT, SecretVersion
 from relay_agent.settings import Shape, Upstream, load
 from relay_agent.trouble import Trouble
 
@@ -150,6 +152,47 @@ def test_a_service_that_is_away_is_told_apart(service: Service) -> None:
     assert caught.value.code == "token-unreachable"
 
 
+DRIPS = {
+    "before": b"",
+    "head": b"HTTP/1.1 200 OK\r\nX-Drip: ",
+    "body": b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n",
+    "endless": b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps({"access_token": "access-1"}).encode(),
+}
+
+
+@pytest.mark.parametrize("begins", DRIPS)
+def test_a_service_that_drips_is_given_up(begins: str) -> None:
+    """Each byte comes long before the timeout of a read."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            client, _ = server.accept()
+            with client, contextlib.suppress(OSError):
+                client.sendall(DRIPS[begins])
+                while not ended.wait(0.02):
+                    client.sendall(b" ")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/token"
+        with pytest.raises(Trouble) as caught:
+            exchange(TokenRequest(url, {}), deadline_seconds=0.3)
+        ended.set()
+        thread.join()
+    assert caught.value.code == "token-unreachable"
+    assert "no whole answer within 0 s" in caught.value.message
+
+
+def test_a_host_with_an_address_that_does_not_answer_is_tried_at_the_next(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = socket.getaddrinfo("127.0.0.1", service.server_port, type=socket.SOCK_STREAM)
+    closed = socket.getaddrinfo("127.0.0.1", 9, type=socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_k: closed + found)
+    assert exchange(TokenRequest(service.url, {})).token == "access-1"
+
+
 class World:
     """A keeper whose tokens and clock the test makes."""
 
@@ -159,7 +202,7 @@ class World:
         upstream = Upstream("primary", "smtp.gmail.com", 587, "starttls", (SHAPE,), ("xoauth2",), "s", None)
         self.keeper = Keeper(
             upstream,
-            fetch=lambda _upstream: SecretVersion(json.dumps(SECRET), "v1", 1.0),
+            fetch=lambda _upstream, _stage=CURRENT: SecretVersion(json.dumps(SECRET), "v1", 1.0),
             prove=lambda _upstream, found: self.proven.append(found.password),
             exchange=self.exchange,
             poll_seconds=60,

@@ -167,6 +167,7 @@ def test_a_wrong_password_keeps_the_port_closed_and_is_mended_by_a_new_version(
     secrets: SecretsManager,
     postfix_programs: FakePostfix,
 ) -> None:
+    secrets.delete(SECRET)
     secrets.put(SECRET, {"access_key_id": USER, "secret_access_key": KEYS[1]})
     agent = boot()
     agent.wait_for(lambda: "auth-refused" in agent.get("/readyz")[1])
@@ -176,4 +177,18 @@ def test_a_wrong_password_keeps_the_port_closed_and_is_mended_by_a_new_version(
     assert not places.sasl_map.exists()
     secrets.rotate(SECRET, {"access_key_id": USER, "secret_access_key": KEYS[0]})
     agent.wait_for(lambda: agent.get("/readyz")[0] == 200)
+    assert agent.stop() == 0
+
+
+def test_a_wrong_password_in_the_newest_version_opens_the_port_with_the_one_before(
+    boot: Callable[[], Process], places: Places, provider: Provider, secrets: SecretsManager
+) -> None:
+    newest = secrets.rotate(SECRET, {"access_key_id": USER, "secret_access_key": KEYS[1]})
+    agent = boot()
+    agent.wait_for(lambda: agent.get("/readyz")[0] == 200)
+    (shown,) = json.loads(agent.get("/readyz")[1])["upstreams"]
+    assert (shown["state"], shown["refused_version"]) == ("proven", newest)
+    assert places.sasl_map.read_text() == f"localhost {USER}:{ses_smtp_v4(KEYS[0], 'us-east-1')}\n"
+    provider.set_password(USER, ses_smtp_v4(KEYS[1], "us-east-1"), keep_old=True)
+    agent.wait_for(lambda: newest == json.loads(agent.get("/readyz")[1])["upstreams"][0]["version_id"])
     assert agent.stop() == 0

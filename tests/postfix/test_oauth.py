@@ -11,7 +11,7 @@ from relay_agent.credential import Credential
 from relay_agent.keeper import Keeper
 from relay_agent.maps import write_sasl
 from relay_agent.oauth import AccessToken, TokenRequest
-from relay_agent.secret import SecretVersion
+from relay_agent.secret import CURRENT, SecretVersion
 from relay_agent.settings import load
 
 from builder.conformance.client import Mail, send_all
@@ -113,7 +113,7 @@ def test_the_agent_renews_the_token_and_mail_goes_on(bed: Bed, gmail: Upstream, 
 
     keeper = Keeper(
         load(places).upstreams[0],
-        fetch=lambda _upstream: SecretVersion(json.dumps(SECRET), "v1", 1.0),
+        fetch=lambda _upstream, _stage=CURRENT: SecretVersion(json.dumps(SECRET), "v1", 1.0),
         prove=lambda _upstream, _credential: None,
         poll_seconds=60,
         exchange=exchange,

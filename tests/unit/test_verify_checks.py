@@ -14,6 +14,7 @@ import pytest
 from relay_agent.credential import ses_smtp_v4
 
 from builder.config import RelayConfig
+from builder.config.policy import Firewall
 from builder.errors import BuilderError
 from builder.launch import Address
 from builder.presets import load_preset
@@ -83,8 +84,8 @@ def stand_ins() -> StandIns:
     return make_stand_ins(CONFIG, LOGINS)
 
 
-def _relay(guest: AnswerGuest, stand_ins: StandIns) -> Relay:
-    return Relay(guest, stand_ins, CONFIG, LOGINS)
+def _relay(guest: AnswerGuest, stand_ins: StandIns, config: RelayConfig = CONFIG) -> Relay:
+    return Relay(guest, stand_ins, config, LOGINS)
 
 
 Serve = Callable[[Mapping[str, str]], Address]
@@ -171,10 +172,13 @@ def test_the_search_for_a_credential_does_not_put_it_into_arguments(stand_ins: S
 INSIDE = {"greeting": "220 relay ESMTP"}
 
 
-def _closed(outside: Address, inside: Address, stand_ins: StandIns, *, firewall: bool = False) -> str:
+def _closed(
+    outside: Address, inside: Address, stand_ins: StandIns, *, firewall: bool = False, asked: bool = False
+) -> str:
     guest = AnswerGuest({"nft list set": "table inet relay" if firewall else ""}, smtp=inside)
     guest.outside = outside
-    return fresh.closed_relay.run(_relay(guest, stand_ins))
+    config = CONFIG.model_copy(update={"firewall": Firewall(enabled=asked or firewall)})
+    return fresh.closed_relay.run(_relay(guest, stand_ins, config))
 
 
 def test_an_outsider_who_gets_554_at_rcpt_passes(smtp: Serve, stand_ins: StandIns) -> None:
@@ -199,6 +203,12 @@ def test_a_firewall_that_lets_an_outsider_in_fails(smtp: Serve, stand_ins: Stand
     outside = smtp({**INSIDE, "RCPT": "554 5.7.1 Relay access denied"})
     with pytest.raises(CheckFailed, match="the firewall lets an outsider in"):
         _closed(outside, smtp(INSIDE), stand_ins, firewall=True)
+
+
+def test_a_firewall_that_was_asked_for_and_is_not_there_fails(smtp: Serve, stand_ins: StandIns) -> None:
+    outside = smtp({**INSIDE, "RCPT": "554 5.7.1 Relay access denied"})
+    with pytest.raises(CheckFailed, match="`inet relay` is missing"):
+        _closed(outside, smtp(INSIDE), stand_ins, asked=True)
 
 
 def test_no_listener_is_no_greeting() -> None:

@@ -11,6 +11,7 @@ from relay_agent import instance, loops, notify
 from relay_agent import settings as config
 from relay_agent.backoff import Backoff
 from relay_agent.board import Board
+from relay_agent.credential import Credential
 from relay_agent.dkim import Signer
 from relay_agent.door import Door
 from relay_agent.imds import Imds
@@ -18,8 +19,8 @@ from relay_agent.keeper import Fetch, Keeper, Prove
 from relay_agent.logs import Log
 from relay_agent.places import Places
 from relay_agent.probe import Prover
-from relay_agent.secret import Library, SecretStore
-from relay_agent.settings import Settings
+from relay_agent.secret import CURRENT, Library, SecretStore, SecretVersion
+from relay_agent.settings import Settings, Upstream
 from relay_agent.submission import Submission
 from relay_agent.trouble import Trouble
 
@@ -50,7 +51,11 @@ class World:
             ca_file=self._places.private_ca if settings.ca_pem else self._places.ca_bundle,
             hello=settings.hostname or "relay.localdomain",
         )
-        return (lambda upstream: store.fetch(upstream.secret or "", settings.region)), prover.prove
+
+        def fetch(upstream: Upstream, stage: str = CURRENT) -> SecretVersion:
+            return store.fetch(upstream.secret or "", settings.region, stage)
+
+        return fetch, prover.prove
 
     def close(self) -> None:
         """Close what the last `connect` opened."""
@@ -213,9 +218,6 @@ class Agent:
         for keeper in self._keepers:
             if keeper.check():
                 fresh.append(keeper)
-            # Each may take a minute when nothing answers; the watchdog must not take that for a hang.
-            self._board.beat()
-            notify.notify("WATCHDOG=1")
         self._log_fresh(fresh)
         changed = self._door.use(self._keepers, was_ready=was_ready)
         self._door.refresh(is_new=changed or bool(fresh))
@@ -249,7 +251,7 @@ class Agent:
             self._take(settings)
 
     def _take(self, settings: Settings) -> None:
-        fetch, prove = self._connect(settings)
+        fetch, prove = self._beating(*self._connect(settings))
         self._settings, self._is_prepared = settings, False
         self._keepers = [
             Keeper(
@@ -265,6 +267,27 @@ class Agent:
         self._signer = self._door.signer(settings, fetch, self._monotonic)
         self._board.set(preset=settings.preset, region=settings.region)
         self._log.info("settings", preset=settings.preset, unknown_keys=list(settings.unknown))
+
+    def _beating(self, fetch: Fetch, prove: Prove) -> tuple[Fetch, Prove]:
+        """Say that the loop is alive before each step that waits for others.
+
+        Each may take a minute when nothing answers, and a round can have many: secrets of providers, keys and
+        users. The watchdog must not take that for a hang.
+        """
+
+        def beat() -> None:
+            self._board.beat()
+            notify.notify("WATCHDOG=1")
+
+        def fetch_alive(upstream: Upstream, stage: str = CURRENT, /) -> SecretVersion:
+            beat()
+            return fetch(upstream, stage)
+
+        def prove_alive(upstream: Upstream, credential: Credential) -> None:
+            beat()
+            prove(upstream, credential)
+
+        return fetch_alive, prove_alive
 
     def _log_fresh(self, fresh: Sequence[Keeper]) -> None:
         for keeper in fresh:

@@ -95,7 +95,7 @@ class Board:
     def readiness(self) -> dict[str, Any]:
         """Return the body of /readyz: state, reason, upstreams; no address of anybody's mail."""
         values = self.values()
-        keys = ("name", "host", "state", "version_id", "reason")
+        keys = ("name", "host", "state", "version_id", "refused_version", "reason")
         return {
             "state": values["state"],
             "accepting": values["state"] in ACCEPTING,

@@ -33,6 +33,9 @@ _PROVE_SECONDS = 15.0
 # A signer that is started again by systemd is back within this; until then clients get 451 from Postfix.
 _GRACE_SECONDS = 10.0
 _AGAIN_SECONDS = 2.0
+# Codes of Secrets Manager, or the way to it, not answering at all.
+_UNREACHABLE = {"endpoint-unreachable", "endpoint-slow", "endpoint-untrusted", "imds-unreachable"}
+_UNREACHABLE |= {"library-slow", "library-missing"}
 
 
 @dataclass
@@ -131,6 +134,9 @@ class Signer:
                     self._take(key, version)
             except Trouble as found:
                 trouble = trouble or found
+                if found.code in _UNREACHABLE:
+                    # It would be no better for the others, and each may take as long to find out.
+                    break
             except (OSError, LookupError) as error:
                 trouble = trouble or Trouble("file-error", f"`{key.file}` cannot be written: {error}")
         self._say(trouble, self._key_trouble)

@@ -60,7 +60,7 @@ class Door:
                 self._postfix.reload()
             self._applied = settings
         if settings.boot_networks:
-            firewall.allow(settings.boot_networks)
+            firewall.allow(firewall.read_plan(self._places), settings.boot_networks)
 
     def submission(self, settings: Settings, fetch: Fetch) -> Submission | None:
         """Return the keeper of the port for clients that log in, in an image that has one."""

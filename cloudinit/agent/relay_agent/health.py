@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import socket
 import sys
 import threading
-from typing import Callable
+import time
+from typing import Any, Callable
 
 from relay_agent import logs, loops, metrics
 from relay_agent.board import Board
@@ -15,12 +17,18 @@ from relay_agent.logs import Log
 
 # The loop comes by every two seconds; a login that a provider drags out takes a minute.
 _ALIVE_SECONDS = 180.0
+# For a whole connection, however often a byte comes: an answer takes milliseconds.
 _CLIENT_SECONDS = 5.0
+# When all places are taken, a client that has had this long makes room for the next.
+_LEAST_SECONDS = 1.0
 _MOST_AT_ONCE = 16
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers a few clients at once; more are turned away, they are not mail."""
+    """Answers a few clients at once, each for a few seconds at most; the port is open to anybody by default.
+
+    More than there are places for are turned away, unless a slow one can make room.
+    """
 
     daemon_threads = True
     allow_reuse_address = True
@@ -30,6 +38,10 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], board: Board, log: Log | None = None) -> None:
         self._places = threading.BoundedSemaphore(_MOST_AT_ONCE)
         self._log = log
+        # When each client that is served came; the accepting thread cuts the late ones off.
+        self._since: dict[socket.socket, float] = {}
+        self._lock = threading.Lock()
+        self.client_seconds, self.least_seconds = _CLIENT_SECONDS, _LEAST_SECONDS
         self.board = board
         super().__init__(address, Handler)
 
@@ -40,24 +52,57 @@ class Server(http.server.ThreadingHTTPServer):
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = "relay", self.server_address[1]
 
-    def process_request(self, request: object, client_address: object) -> None:
+    def process_request(self, request: Any, client_address: Any) -> None:
         """Serve in a thread, or hang up when too many are served already."""
-        if not self._places.acquire(blocking=False):
-            self.shutdown_request(request)  # type: ignore[arg-type]
+        if not self._places.acquire(blocking=False) and not self._make_room():
+            self.shutdown_request(request)
             return
+        with self._lock:
+            self._since[request] = time.monotonic()
         try:
-            super().process_request(request, client_address)  # type: ignore[arg-type]
+            super().process_request(request, client_address)
         except RuntimeError:
             # No more threads: without this, one place less for ever.
-            self._places.release()
+            self._leave(request)
             raise
 
-    def process_request_thread(self, request: object, client_address: object) -> None:
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve one client and free its place."""
         try:
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
+            super().process_request_thread(request, client_address)
         finally:
-            self._places.release()
+            self._leave(request)
+
+    def service_actions(self) -> None:
+        """Cut off who is late; the loop comes by every half second.
+
+        The handler's own timeout is for each read, and a client that drips bytes never meets it.
+        """
+        self._cut(time.monotonic() - self.client_seconds)
+
+    def _make_room(self) -> bool:
+        """Cut off the client that has been here longest, and wait until its place is free."""
+        with self._lock:
+            oldest = min(self._since.values(), default=time.monotonic())
+        if oldest > time.monotonic() - self.least_seconds:
+            return False
+        self._cut(oldest)
+        return self._places.acquire(timeout=1)
+
+    def _cut(self, came_before: float) -> None:
+        with self._lock:
+            late = [client for client, since in self._since.items() if since <= came_before]
+            for client in late:
+                del self._since[client]
+        for client in late:
+            # Its thread, which reads from it or writes to it, sees the end and closes it.
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
+    def _leave(self, request: socket.socket) -> None:
+        with self._lock:
+            self._since.pop(request, None)
+        self._places.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Leave a client that hung up alone; anything else is a bug and is logged, not as a traceback."""

@@ -5,24 +5,32 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable
+from typing import Any, Callable, Protocol
 
 from relay_agent import credential as credentials
 from relay_agent import loops, oauth
 from relay_agent.backoff import Backoff
 from relay_agent.credential import Credential
-from relay_agent.secret import SecretVersion
+from relay_agent.secret import CURRENT, PREVIOUS, SecretVersion
 from relay_agent.settings import Upstream
 from relay_agent.trouble import Trouble
 
-Fetch = Callable[[Upstream], SecretVersion]
+
+class Fetch(Protocol):
+    """Fetches the secret of an upstream: the current version, or that of another stage."""
+
+    def __call__(self, upstream: Upstream, stage: str = CURRENT, /) -> SecretVersion:
+        """Return one version. Errors: Trouble."""
+
+
 Prove = Callable[[Upstream, Credential], None]
 Exchange = Callable[[oauth.TokenRequest], oauth.AccessToken]
 # What a boot brings about by itself: no network yet, no role yet.
 _LOCAL = {"imds-unreachable", "role-missing", "region-missing", "endpoint-unreachable"}
 _LOCAL |= {"upstream-dns", "upstream-unreachable", "library-slow", "token-unreachable"}
 # What is wrong with a version itself, not with the way to it.
-_BAD_VERSION = {"auth-refused", "secret-shape", "token-refused"}
+_REFUSED = {"auth-refused", "token-refused"}
+_BAD_VERSION = _REFUSED | {"secret-shape"}
 _TOKEN_SHARE = 0.8
 # After a 535 in the mail log the secret is asked for at once, but not more often than this.
 _EARLY_SECONDS = 10.0
@@ -30,16 +38,21 @@ _EARLY_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Proven:
-    """A credential that the provider has accepted; times are in seconds since the epoch.
+    """A credential that the provider has accepted, and the version of the secret that it comes from.
 
-    `renew_at` is on the monotonic clock: when an access token has to be replaced.
+    `proven_at` is in seconds since the epoch; `renew_at`, on the monotonic clock, when an access token is
+    to be replaced.
     """
 
     credential: Credential = field(repr=False)
-    version_id: str
-    created: float
+    version: SecretVersion
     proven_at: float
     renew_at: float | None = None
+
+    @property
+    def version_id(self) -> str:
+        """The id of the version."""
+        return self.version.version_id
 
 
 class Keeper:
@@ -100,27 +113,84 @@ class Keeper:
         if now < self.due:
             return False
         self._checked_at = now
-        suspected, self._suspect_since = self._suspect_since is not None, None
+        is_doubtful, self._suspect_since = self._is_doubtful(now), None
         version: SecretVersion | None = None
         try:
             version = self._fetch(self.upstream)
             changed = False
-            if suspected or self.is_refused or self._is_new(version, now):
+            if is_doubtful or not self._is_in_use(version):
                 changed = self._take(version)
         except Trouble as trouble:
             self._failed(trouble, version)
-            return False
         except Exception as error:  # noqa: BLE001 - no error about one upstream may stop the others
             self._failed(loops.failed("credential", error), version)
-            return False
-        self._succeeded()
-        return changed
+        else:
+            self._succeeded()
+            return changed
+        if self.current is None:
+            return self._take_previous()
+        return is_doubtful and self._prove_again(self.current, version)
 
-    def _is_new(self, version: SecretVersion, now: float) -> bool:
+    def _is_doubtful(self, now: float) -> bool:
+        """Say whether the credential in use may be one that the provider does not take (any more)."""
+        renew_at = self.current.renew_at if self.current is not None else None
+        has_ended = renew_at is not None and now >= renew_at
+        return self._suspect_since is not None or self.is_refused or has_ended
+
+    def _is_in_use(self, version: SecretVersion | None) -> bool:
         current = self.current
-        if current is None or version.version_id != current.version_id:
-            return True
-        return current.renew_at is not None and now >= current.renew_at
+        return version is not None and current is not None and version.version_id == current.version_id
+
+    def _take_previous(self) -> bool:
+        """Without any credential, as after a reboot, fall back on the version before one that is no good.
+
+        Not when the current one could not be tried: it may be good, and the one before revoked.
+        """
+        trouble = self.trouble
+        if trouble is None or trouble.code not in _BAD_VERSION:
+            return False
+        try:
+            return self._take(self._fetch(self.upstream, PREVIOUS))
+        except Trouble as found:
+            if found.code in _BAD_VERSION:
+                message = f"{trouble.message}; the version before it: {found.message}"
+                self.trouble = Trouble(trouble.code, message, hint=trouble.hint, lasting=True)
+        except Exception as error:  # noqa: BLE001 - as in `check`
+            loops.failed("credential", error)
+        self.untried = None
+        return False
+
+    def _prove_again(self, current: Proven, version: SecretVersion | None) -> bool:
+        """Prove the credential in use when it is in doubt and there is no newer one that works."""
+        trouble = self.trouble
+        if not self._is_in_use(version):
+            try:
+                changed = self._take(current.version)
+            except Trouble as found:
+                trouble = found
+            except Exception as error:  # noqa: BLE001 - as in `check`
+                trouble = loops.failed("credential", error)
+            else:
+                self.is_refused = False
+                if self.refused_version == current.version_id:
+                    self.refused_version = None
+                return changed
+            if trouble.code in _REFUSED:
+                self._in_use_refused(trouble)
+        if not self.is_refused:
+            # Nobody could say: the doubt remains.
+            self._suspect_since = self._monotonic()
+        return False
+
+    def _in_use_refused(self, trouble: Trouble) -> None:
+        newest = self.trouble
+        if newest is not None:
+            message = f"The version in use: {trouble.message}; the newest one: {newest.message}"
+            if not newest.lasting:
+                # Secrets Manager may be asked soon, but a refused password is not tried as often.
+                self.due = max(self.due, self._monotonic() + self._late.next_seconds())
+            trouble = Trouble(trouble.code, message, hint=newest.hint or trouble.hint, lasting=True)
+        self.is_refused, self.trouble = True, trouble
 
     def _with_token(self, read: Credential) -> tuple[Credential, float | None]:
         """Put an access token in the password's place, where the secret holds a grant for one."""
@@ -141,7 +211,7 @@ class Keeper:
         self._prove(upstream, read)
         previous = self.current
         self.untried = None
-        self.current = Proven(read, version.version_id, version.created, self._clock(), renew_at)
+        self.current = Proven(read, version, self._clock(), renew_at)
         self.counts["rotations"] += previous is not None and previous.version_id != version.version_id
         return previous is None or self.is_refused or previous.credential != read
 
@@ -157,13 +227,13 @@ class Keeper:
     def _failed(self, trouble: Trouble, version: SecretVersion | None) -> None:
         self.trouble = trouble
         self.counts["failed_checks"] += 1
-        if trouble.code in _BAD_VERSION and version is not None:
+        if trouble.code in _BAD_VERSION:
             self.untried = None
-            if self.refused_version != version.version_id:
-                self.counts["refused"] += 1
-            self.refused_version = version.version_id
-            in_use = self.current is not None and self.current.version_id == version.version_id
-            if in_use and trouble.code in ("auth-refused", "token-refused"):
+            # One that is no text has no more of a name than its stage.
+            refused = version.version_id if version is not None else CURRENT
+            self.counts["refused"] += self.refused_version != refused
+            self.refused_version = refused
+            if self._is_in_use(version) and trouble.code in _REFUSED:
                 self.is_refused = True
         self.due = self._monotonic() + self._backoff_for(trouble).next_seconds()
 
@@ -182,7 +252,7 @@ class Keeper:
             "secret": self.upstream.secret,
             "state": self._state(),
             "version_id": current.version_id if current else None,
-            "version_created": current.created if current else None,
+            "version_created": current.version.created if current else None,
             "proven_at": current.proven_at if current else None,
             "shape": current.credential.shape if current else None,
             "note": current.credential.note if current else None,

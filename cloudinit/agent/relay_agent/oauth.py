@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
-import urllib.error
+import time
 import urllib.parse
-import urllib.request
 from dataclasses import dataclass, field
-from typing import Any, Mapping
+from typing import Any, Mapping, Tuple
 
 from relay_agent import logs
+from relay_agent.deadline import Deadline
 from relay_agent.trouble import Trouble
 
 _TIMEOUT_SECONDS = 15.0
+_DEADLINE_SECONDS = 30.0
+_HEADERS = {
+    "Content-Type": "application/x-www-form-urlencoded",
+    "Accept": "application/json",
+    "Connection": "close",
+}
 _LARGEST_ANSWER = 65536
 _LEAST_SECONDS = 60.0
 # RFC 6749, section 5.2: what no waiting mends.
@@ -43,25 +50,25 @@ class AccessToken:
     seconds: float = 0.0
 
 
-def exchange(request: TokenRequest) -> AccessToken:
-    """Ask for an access token.
+_Answer = Tuple[int, Mapping[str, Any]]
+
+
+def exchange(request: TokenRequest, *, deadline_seconds: float = _DEADLINE_SECONDS) -> AccessToken:
+    """Ask for an access token; each read may take `_TIMEOUT_SECONDS`, all of it `deadline_seconds`.
 
     Errors: Trouble `token-refused` (lasting), `token-temporary`, `token-unreachable`. A message holds the
     server's `error` word, never its description, which may repeat what was sent.
     """
-    host = urllib.parse.urlsplit(request.url).hostname
-    body = urllib.parse.urlencode(dict(request.form)).encode("ascii")
-    asked = urllib.request.Request(request.url, data=body, method="POST")  # noqa: S310 - checked in settings
+    url = urllib.parse.urlsplit(request.url)
+    host, ends_at = url.hostname or "", time.monotonic() + deadline_seconds
     try:
-        context = ssl.create_default_context()
-        with urllib.request.urlopen(asked, timeout=_TIMEOUT_SECONDS, context=context) as answer:  # noqa: S310
-            found = _parse(answer.read(_LARGEST_ANSWER))
-    except urllib.error.HTTPError as error:
-        with error:
-            raise _refused(host, error.code, _parse(error.read(_LARGEST_ANSWER))) from None
+        status, found = _ask(url, request.form, ends_at)
     except (OSError, http.client.HTTPException) as error:
-        why = getattr(error, "reason", error)
+        is_late = time.monotonic() >= ends_at
+        why = f"no whole answer within {deadline_seconds:.0f} s" if is_late else str(error)
         raise Trouble("token-unreachable", f"The token service {host} cannot be reached ({why})") from None
+    if status != http.client.OK:
+        raise _refused(host, status, found)
     token, seconds = found.get("access_token"), found.get("expires_in", 3600)
     if not isinstance(token, str) or not token:
         raise Trouble("token-temporary", f"The token service {host} gave no access token")
@@ -69,7 +76,49 @@ def exchange(request: TokenRequest) -> AccessToken:
     return AccessToken(token, max(_LEAST_SECONDS, float(seconds)) if _is_number(seconds) else 3600.0)
 
 
-def _refused(host: str | None, status: int, found: Mapping[str, Any]) -> Trouble:
+def _ask(url: urllib.parse.SplitResult, form: Mapping[str, str], ends_at: float) -> _Answer:
+    """Send the form and return status and document. Errors: OSError, HTTPException."""
+    host, is_https = url.hostname or "", url.scheme == "https"
+    kind = http.client.HTTPSConnection if is_https else http.client.HTTPConnection
+    connection = kind(host, url.port)
+    client = _connect(host, url.port or connection.default_port, ends_at)
+    try:
+        if is_https:
+            # The handshake as a whole keeps to the socket's timeout.
+            client = ssl.create_default_context().wrap_socket(client, server_hostname=host)
+        client.settimeout(_TIMEOUT_SECONDS)
+        connection.sock = client
+        with Deadline(max(0.0, ends_at - time.monotonic()), lambda: client):
+            body = urllib.parse.urlencode(dict(form))
+            connection.request("POST", url.path or "/", body, _HEADERS)
+            with connection.getresponse() as answer:
+                status, found = answer.status, _parse(answer.read(_LARGEST_ANSWER))
+    finally:
+        connection.close()
+        client.close()
+    if time.monotonic() >= ends_at:
+        # It may have been cut in the middle.
+        raise TimeoutError
+    return status, found
+
+
+def _connect(host: str, port: int, ends_at: float) -> socket.socket:
+    """Connect to one of the host's addresses; all of them together have until `ends_at`."""
+    failed = OSError("it has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        client = socket.socket(family, kind, protocol)
+        client.settimeout(max(0.01, min(_TIMEOUT_SECONDS, ends_at - time.monotonic())))
+        try:
+            client.connect(address)
+        except OSError as error:
+            client.close()
+            failed = error
+        else:
+            return client
+    raise failed
+
+
+def _refused(host: str, status: int, found: Mapping[str, Any]) -> Trouble:
     word = str(found.get("error", ""))[:40]
     text = f"The token service {host} answered {status} {word}".rstrip()
     if word in _LASTING:

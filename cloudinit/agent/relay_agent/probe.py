@@ -6,13 +6,13 @@ import base64
 import smtplib
 import socket
 import ssl
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
 
 from relay_agent import logs
 from relay_agent.credential import Credential
+from relay_agent.deadline import Deadline
 from relay_agent.settings import Upstream
 from relay_agent.trouble import Trouble
 
@@ -44,13 +44,10 @@ class Prover:
             server = self._client(upstream)
         except OSError as error:
             raise _by_socket(where, error) from None
-        ended = threading.Event()
-        threading.Thread(
-            target=_cut_late, args=(server, self.deadline_seconds, ended), name="deadline", daemon=True
-        ).start()
         try:
-            self._greet(server, upstream)
-            self._log_in(server, upstream, credential, where)
+            with Deadline(self.deadline_seconds, lambda: server.sock):
+                self._greet(server, upstream)
+                self._log_in(server, upstream, credential, where)
         except smtplib.SMTPServerDisconnected:
             raise _unreachable(where, "the connection was closed in the middle") from None
         except smtplib.SMTPResponseException as error:
@@ -58,7 +55,6 @@ class Prover:
         except (OSError, ValueError) as error:
             raise _by_socket(where, error) from None
         finally:
-            ended.set()
             server.close()
 
     def _context(self) -> ssl.SSLContext:
@@ -149,17 +145,6 @@ def _encode(text: str) -> str:
     encoded = base64.b64encode(text.encode("utf-8")).decode("ascii")
     logs.hide(encoded)
     return encoded
-
-
-def _cut_late(server: smtplib.SMTP, seconds: float, ended: threading.Event) -> None:
-    """Break the connection from the deadline on; while one address after the other is tried there is none."""
-    while not ended.wait(seconds):
-        seconds, connection = 0.5, server.sock
-        if connection is not None:
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
 
 
 def _by_reply(where: str, step: str, code: int, reply: bytes | str) -> Trouble:

@@ -15,6 +15,8 @@ from relay_agent.imds import Imds, RoleCredentials
 from relay_agent.trouble import Trouble
 
 _ARN_REGION = re.compile(r"arn:[a-z-]+:secretsmanager:([a-z0-9-]+):")
+# Stages of a secret: the version that counts, and the one that counted before it.
+CURRENT, PREVIOUS = "AWSCURRENT", "AWSPREVIOUS"
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 10
 
@@ -132,29 +134,29 @@ class SecretStore:
             self._region = self._imds.region()
         return self._region
 
-    def fetch(self, secret: str, configured_region: str | None) -> SecretVersion:
-        """Fetch the current version of a secret.
+    def fetch(self, secret: str, configured_region: str | None, stage: str = CURRENT) -> SecretVersion:
+        """Fetch the current version of a secret, or that of another stage.
 
         GetSecretValue also serves to notice a new version: one permission and one call, where DescribeSecret
         would need a second of each. Errors: Trouble; docs/relayctl.md has the table of codes.
         """
         region = self.region_of(secret, configured_region)
         try:
-            return self._fetch(secret, region)
+            return self._fetch(secret, region, stage)
         except _Skewed as skewed:
             # Once: with a clock that is only wrong, the second signature is right.
             if abs(self.offset_seconds - skewed.offset) < _SKEW_SECONDS:
                 raise Trouble(skewed.code, skewed.message, hint=skewed.hint) from None
             self.offset_seconds = skewed.offset
-            return self._fetch(secret, region)
+            return self._fetch(secret, region, stage)
 
-    def _fetch(self, secret: str, region: str) -> SecretVersion:
+    def _fetch(self, secret: str, region: str, stage: str) -> SecretVersion:
         import botocore.exceptions
         import botocore.parsers
 
         client = self._client_for(region)
         try:
-            answer = client.get_secret_value(SecretId=secret)
+            answer = client.get_secret_value(SecretId=secret, VersionStage=stage)
         except botocore.exceptions.ClientError as error:
             raise self._explain(error.response, secret, region) from None
         except (

@@ -7,7 +7,8 @@ from typing import Iterator
 from relay_agent import programs, room
 from relay_agent.ctl.context import Context
 from relay_agent.ctl.findings import Finding, ok, warning, wrong
-from relay_agent.ctl.policy import firewall_sets
+from relay_agent.ctl.policy import NO_FIREWALL, firewall_sets, networks_of, not_covered
+from relay_agent.firewall import collapse, read_plan
 from relay_agent.trouble import Trouble
 
 
@@ -27,9 +28,12 @@ def agent(context: Context) -> Iterator[Finding]:
         yield warning(step, text, found["reason"]["hint"])
     for upstream in status["upstreams"]:
         if upstream["refused_version"]:
-            refused = upstream["refused_version"]
-            text = f"version {refused} of `{upstream['secret']}` is refused; the old one serves on"
-            yield warning("rotation", text, "`builder secret check`, then `builder secret put`")
+            text = f"version {upstream['refused_version']} of `{upstream['secret']}` is refused"
+            mend = "`builder secret check`, then `builder secret put`"
+            if upstream["state"] == "proven":
+                yield warning("rotation", f"{text}; the old one serves on", mend)
+            else:
+                yield wrong("rotation", f"{text}, and no other one works", mend)
 
 
 def postfix(context: Context) -> Iterator[Finding]:
@@ -73,18 +77,35 @@ def policy(context: Context) -> Iterator[Finding]:
         )
     else:
         yield ok("policy", f"may relay: {' '.join(networks)}")
+    yield from _firewall(context, networks)
+
+
+def _firewall(context: Context, networks: list[str]) -> Iterator[Finding]:
+    """Compare who may relay with who gets through, as networks: nft writes them in its own way."""
+    plan = read_plan(context.places)
+    if not plan.enabled:
+        yield ok("firewall", NO_FIREWALL)
+        return
     sets = firewall_sets()
     if sets is None:
         yield warning("firewall", "there is no table `inet relay`", "`systemctl restart nftables`")
         return
-    allowed = {member for name, members in sets.items() if name.startswith("networks") for member in members}
-    wanted = {network.replace("[", "").replace("]", "") for network in networks}
-    missing = sorted(wanted - allowed - {"127.0.0.0/8", "::1/128"})
-    if missing:
-        text = f"the firewall may not let {', '.join(missing)} through"
-        yield warning("firewall", text, "`systemctl restart relay-agent` sets it from boot.json")
-    else:
-        yield ok("firewall", f"lets {', '.join(sorted(allowed)) or 'nobody'} to port 25")
+    try:
+        wanted = [network for network in networks_of(networks) if not network.is_loopback]
+    except ValueError as error:
+        yield warning("firewall", f"not compared: `mynetworks` is no list of networks ({error})")
+        return
+    for name in plan.sets:
+        members = [member for key, found in sets.items() if key[:-1] == name for member in found]
+        allowed = networks_of(members)
+        missing = ", ".join(str(network) for network in not_covered(wanted, allowed))
+        shown = ", ".join(str(network) for network in collapse(allowed)) or "nobody"
+        where = "port 25" if name == "networks" else f"the {name} port"
+        if missing:
+            text = f"the firewall does not let {missing} to {where}"
+            yield warning("firewall", text, "`systemctl restart nftables relay-agent`")
+        else:
+            yield ok("firewall", f"lets {shown} to {where}")
 
 
 def dkim(context: Context) -> Iterator[Finding]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
-from typing import Any
+from typing import Any, Iterable
 
 from relay_agent import programs
 from relay_agent.ctl.context import Context
+from relay_agent.firewall import Network, collapse, read_plan
 from relay_agent.trouble import Trouble
 
 _PARAMETERS = (
@@ -29,6 +31,7 @@ _LIMITS = {
 }
 _TABLE = re.compile(r"(?:check_(\w+)_access )?(?:regexp|cidr|texthash|inline|pcre):(/[\w./-]+)")
 _MOST_ROWS = 8
+NO_FIREWALL = "this image has none (`firewall: {enabled: false}` in relay.yaml)"
 
 
 def read_policy(context: Context) -> dict[str, Any]:
@@ -52,6 +55,11 @@ def _rows(context: Context, path: str) -> list[str]:
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
+def has_firewall(context: Context) -> bool:
+    """Say whether the image was baked with a firewall."""
+    return read_plan(context.places).enabled
+
+
 def firewall_sets() -> dict[str, list[str]] | None:
     """Return who the firewall lets in, by set; None when there is no table `inet relay`."""
     try:
@@ -71,7 +79,35 @@ def _element(item: Any) -> str:
     return str(item)
 
 
-def show_policy(policy: dict[str, Any], sets: dict[str, list[str]] | None) -> list[tuple[str, str]]:
+def networks_of(members: Iterable[str]) -> list[Network]:
+    """Read networks, addresses and ranges, as nft and Postfix write them.
+
+    nft joins neighbours to a range and leaves `/32` out; Postfix puts IPv6 addresses in brackets.
+    """
+    found: list[Any] = []
+    for member in members:
+        first, dash, last = member.replace("[", "").replace("]", "").partition("-")
+        if dash:
+            bounds: Any = (ipaddress.ip_address(first), ipaddress.ip_address(last))
+            found += ipaddress.summarize_address_range(*bounds)
+        else:
+            found.append(ipaddress.ip_interface(first).network)
+    return found
+
+
+def not_covered(wanted: Iterable[Network], allowed: Iterable[Network]) -> list[Network]:
+    """Return the networks that are not wholly inside the others together."""
+    ours: list[Any] = collapse(allowed)
+    return [
+        network
+        for network in wanted
+        if not any(network.version == other.version and network.subnet_of(other) for other in ours)
+    ]
+
+
+def show_policy(
+    policy: dict[str, Any], sets: dict[str, list[str]] | None, *, has_firewall: bool = True
+) -> list[tuple[str, str]]:
     """Return names and values for the screen."""
     lines = [
         ("may relay", policy["mynetworks"]),
@@ -83,6 +119,8 @@ def show_policy(policy: dict[str, Any], sets: dict[str, list[str]] | None) -> li
         ("client limits", _show_limits(policy)),
         ("TLS", f"{policy['smtp_tls_security_level']} to {policy['relayhost']}"),
     ]
+    if not has_firewall:
+        return [*lines, ("firewall", f"{NO_FIREWALL}: every client reaches every port")]
     if sets is None:
         return [*lines, ("firewall", "no table `inet relay`: every client reaches every port")]
     names = sorted(name for name, members in sets.items() if members)

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from relay_agent.ctl.context import Context, moment, span
-from relay_agent.ctl.policy import firewall_sets, read_policy, show_policy
+from relay_agent.ctl.policy import firewall_sets, has_firewall, read_policy, show_policy
 
 _EXAMPLE = "example: relayctl status --json | jq .queue.total"
 # It writes every five seconds.
@@ -25,7 +25,8 @@ def run(context: Context, arguments: argparse.Namespace) -> int:
     """Show the status. Errors: Trouble `agent-silent`."""
     status = context.status()
     status["policy"] = read_policy(context)
-    status["firewall"] = firewall_sets()
+    status["has_firewall"] = has_firewall(context)
+    status["firewall"] = firewall_sets() if status["has_firewall"] else None
     if arguments.json:
         context.out.json(status)
         return 0
@@ -40,7 +41,7 @@ def run(context: Context, arguments: argparse.Namespace) -> int:
             *_dkim(status),
             *_room(status),
             *_loops(status),
-            *show_policy(status["policy"], status["firewall"]),
+            *show_policy(status["policy"], status["firewall"], has_firewall=status["has_firewall"]),
         ]
     )
     return 0
