@@ -109,7 +109,7 @@ def test_a_mistake_in_an_instances_settings_names_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     boot = tmp_path / "boot.yaml"
-    boot.write_text("netwroks: [10.20.0.0/16]\n")
+    boot.write_text("netwrks: [10.20.0.0/16]\n")
 
     code, _out, err = run(capsys, "render", *SES, "--boot", str(boot))
 

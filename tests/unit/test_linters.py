@@ -155,6 +155,7 @@ def test_make_bench_runs_every_benchmark() -> None:
     assert sorted(listed.split()) == sorted(path.relative_to(ROOT).as_posix() for path in scripts)
 
 
+@pytest.mark.allow_programs("git")
 def test_every_package_of_tests_is_tracked_with_its_code() -> None:
     untracked = check("git", "ls-files", "--others", "--exclude-standard", "--", "tests/*/__init__.py")
 
