@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 # Twice as many as the smallest machine has cores, as tests wait; each further one collects the tests again.
 WORKERS := 4
 SLOW := postfix or aws or vm
-BENCHES := bench/cli.py bench/boot.py bench/bake.py bench/throughput.py
+BENCHES := bench/cli.py bench/boot.py bench/bake.py bench/throughput.py bench/rotation.py
 
 .PHONY: help setup apt demo test test-releases check docs bench packer lock clean
 
@@ -46,7 +46,7 @@ test-releases: setup ## the VM tests on every release
 docs: setup ## write again what README.md and CONTRIBUTING.md take from the code
 	@$(BIN)/python tools/docs.py
 
-bench: setup ## every figure in the README, measured anew; one JSON file each in bench/results/
+bench: setup ## every benchmark, the README's figures among them; one JSON file each in bench/results/
 	@mkdir -p bench/results
 	@for bench in $(BENCHES); do \
 	    name=$$(basename "$$bench" .py); \

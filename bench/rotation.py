@@ -195,8 +195,7 @@ def main() -> None:
     """Measure and report."""
     from bench.throughput import release_here
 
-    parser = harness.arguments(__doc__ or "", runs=1)
-    parser.add_argument("--rotations", type=int, default=10)
+    parser = harness.arguments(__doc__ or "", runs=10)
     parser.add_argument("--rate", type=float, default=50, help="messages per second")
     parser.add_argument("--pause", type=float, default=2, help="seconds between two rotations")
     parser.add_argument("--overlap", type=float, default=1, help="seconds in which both passwords are valid")
@@ -205,7 +204,7 @@ def main() -> None:
         result = measure(
             release_here(),
             Path(folder),
-            rotations=options.rotations,
+            rotations=options.runs,
             per_second=options.rate,
             pause=options.pause,
             overlap=options.overlap,

@@ -62,6 +62,20 @@ class Port(Model):
     source: str
 
 
+class Mechanism(Model):
+    """A SASL mechanism that we log in with; without `source` it is our own choice, and `note` says why."""
+
+    name: Literal["plain", "login", "xoauth2"]
+    source: str | None = None
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _has_a_reason(self) -> Mechanism:
+        if self.source is None and not self.note:
+            raise ValueError(f"mechanism `{self.name}` has neither `source` nor `note`")
+        return self
+
+
 class SecretShape(Model):
     """One JSON object that the secret may hold, and how the user name and password come from it.
 
@@ -112,14 +126,25 @@ class Limits(Model):
     recipients_per_day: Sourced[int] | None = None
 
 
+class Basis(Model):
+    """What a choice of ours rests on: the page with the limit that it stays below, or that names none."""
+
+    source: str
+    note: str
+
+
 class Delivery(Model):
-    """What we choose within the provider's limits; `reason` says why."""
+    """What we choose within the provider's limits; `reason` says why, `basis` from which pages."""
 
     concurrency: int = Field(ge=1, le=500)
     initial_concurrency: int = Field(default=10, ge=1, le=500)
     messages_per_connection: int = Field(ge=1)
     queue_lifetime_hours: int = Field(default=120, ge=1)
     reason: str
+    basis: Mapping[Literal["concurrency", "messages_per_connection", "queue_lifetime_hours"], Basis] = Field(
+        default_factory=dict
+    )
+    """For each choice that a preset makes; `initial_concurrency` goes with `concurrency`."""
 
 
 class Reply(Model):
@@ -184,7 +209,7 @@ class Preset(Model):
     ports: tuple[Port, ...]
     default_port: int
     tls_required: Sourced[bool]
-    mechanisms: tuple[Literal["plain", "login", "xoauth2"], ...]
+    mechanisms: tuple[Mechanism, ...]
     secret_shapes: tuple[SecretShape, ...]
     get_credential: str
     """How a person gets the credential, step by step."""
@@ -244,6 +269,11 @@ class Preset(Model):
             )
         return hosts[region].format(region=region)
 
+    @property
+    def mechanism_names(self) -> tuple[str, ...]:
+        """The SASL mechanisms in the order of the file."""
+        return tuple(mechanism.name for mechanism in self.mechanisms)
+
     def tls_mode(self, port: int) -> TlsMode:
         """Return how TLS begins on a port; KeyError for a port that the preset does not allow.
 
@@ -285,7 +315,7 @@ def _shape_problems(preset: Preset) -> list[str]:
         for earlier in shapes[:index]:
             if set(earlier.fields) <= set(later.fields):
                 problems.append(f"secret shape `{later.name}` is never reached: `{earlier.name}` comes first")
-    offered = {"xoauth2" if name == "xoauth2" else "password" for name in preset.mechanisms}
+    offered = {"xoauth2" if name == "xoauth2" else "password" for name in preset.mechanism_names}
     problems += [
         f"secret shape `{shape.name}` needs `{shape.mechanism}`, which `mechanisms` does not have"
         for shape in shapes
@@ -298,6 +328,8 @@ def _delivery_problems(preset: Preset) -> list[str]:
     ours, limits, problems = preset.delivery, preset.limits, []
     if ours.initial_concurrency > ours.concurrency:
         problems.append("`delivery.initial_concurrency` is above `delivery.concurrency`")
+    chosen = ours.model_fields_set & {"concurrency", "messages_per_connection", "queue_lifetime_hours"}
+    problems += [f"`delivery.basis.{name}` is missing" for name in sorted(chosen - set(ours.basis))]
     if limits.connections and ours.concurrency > limits.connections.value:
         problems.append("`delivery.concurrency` is above `limits.connections`")
     cap = limits.messages_per_connection
@@ -314,6 +346,8 @@ def _unknown_sources(preset: Preset) -> list[str]:
         *(note.source for note in preset.notes),
         *(port.source for port in preset.ports),
         *(shape.source for shape in preset.secret_shapes),
+        *(mechanism.source for mechanism in preset.mechanisms if mechanism.source),
+        *(basis.source for basis in preset.delivery.basis.values()),
         *(reply.source for reply in preset.replies),
         *(limit.source for _name, limit in preset.limits if limit is not None),
     }

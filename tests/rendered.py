@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from builder.config.model import RelayConfig
+from builder import assets
+from builder.config.model import BootConfig, BootUpstream, RelayConfig
 from builder.presets import preset_names as preset_names
 from builder.releases import get_release
-from builder.render import render
+from builder.render import render, render_boot
+from builder.render.bake import render_bake_seed
 
 EXPECTED = Path(__file__).parent / "data" / "expected"
 EXPECTED_SAMPLES = ("ses-debian-12", "ses-ubuntu-20.04", "ses-ubuntu-26.04")
@@ -90,6 +92,31 @@ def expected_files(sample: str) -> dict[str, str]:
     """Render a sample, `PRESET-RELEASE`; what is copied from cloudinit/ as it is is left out."""
     preset, _, release = sample.partition("-")
     return {path: text for path, text in rendered(preset, release).items() if not _COPIED.fullmatch(path)}
+
+
+# Each kind of user data that is made: what a launched instance gets, and what the build VM of a bake gets.
+USER_DATA = ("boot", "boot with everything", "bake")
+_PEM = "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"
+
+
+def user_data(kind: str, release: str) -> str:
+    """Render one of USER_DATA for a release."""
+    if kind == "boot":
+        return rendered("ses", release)["boot/user-data"]
+    if kind == "boot with everything":
+        return render_boot(
+            BootConfig(secret="relay/ses", upstream=BootUpstream(port=2525, ca_pem=_PEM)),
+            hosts={"smtp.example.com": "10.0.2.2"},
+            ssh_authorized_keys=["ssh-ed25519 AAAA me"],
+            extra={"timezone": "UTC"},
+        )
+    seed = render_bake_seed(
+        rendered("ses", release)["packages.txt"].split(),
+        install_script=assets.read("packer", "scripts/install.sh").encode(),
+        public_key="ssh-ed25519 AAAA bake",
+        instance_id="bake-1",
+    )
+    return seed["seed/user-data"]
 
 
 def write_expected() -> None:

@@ -14,7 +14,20 @@ if TYPE_CHECKING:
     from builder.base_store import Base
 
 
-@click.group(cls=Group)
+def _complete_release(_ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+    from builder.releases import RELEASES
+
+    return [name for name in RELEASES if name.startswith(begun)]
+
+
+def _complete_cloud_image(_ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+    """Complete the names of which there is an image to download."""
+    from builder.releases import RELEASES
+
+    return [name for name, each in RELEASES.items() if each.family == "ubuntu" and name.startswith(begun)]
+
+
+@click.group(cls=Group, example="builder base list\nbuilder base fetch ubuntu-24.04")
 def command() -> None:
     """List base images, download one, or build one from packages."""
 
@@ -39,7 +52,7 @@ def list_(as_json: bool) -> None:
 
 
 @command.command(cls=Verb, example="builder base fetch ubuntu-24.04")
-@click.argument("name")
+@click.argument("name", shell_complete=_complete_cloud_image)
 @click.option("--refresh", is_flag=True, help="Ask for a newer one though one is in the cache.")
 @json_option
 def fetch(name: str, refresh: bool, as_json: bool) -> None:
@@ -50,7 +63,7 @@ def fetch(name: str, refresh: bool, as_json: bool) -> None:
 
 
 @command.command(cls=Verb, example="sudo builder base build debian-12")
-@click.argument("name")
+@click.argument("name", shell_complete=_complete_release)
 @click.option("--mirror", metavar="URL", help="The package mirror; without it, the one that apt uses.")
 @click.option("--force", is_flag=True, help="Build anew though one is in the cache.")
 @json_option

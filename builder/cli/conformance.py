@@ -19,8 +19,16 @@ if TYPE_CHECKING:
     from builder.conformance.report import CaseResult, Report
 
 
+def _complete_case(ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+    """Complete the names of the cases; one that was given is not offered again."""
+    from builder.conformance import CASES
+
+    given = ctx.params.get("names") or ()
+    return [case.name for case in CASES if case.name.startswith(begun) and case.name not in given]
+
+
 @click.command(cls=Verb, example="sudo builder conformance\nsudo builder conformance starttls-stripped")
-@click.argument("names", metavar="[CASE]...", nargs=-1)
+@click.argument("names", metavar="[CASE]...", nargs=-1, shell_complete=_complete_case)
 @click.option("--list", "only_list", is_flag=True, help="List the cases, and stop.")
 @click.option(
     "--root",

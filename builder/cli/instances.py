@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from builder.launch.instances import Instance
 
 
-@click.group(cls=Group)
+def _complete_instance(_ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
+    found = sorted(path.stem for path in instances_folder().glob("i-*.json"))
+    return [name for name in found if name.startswith(begun)]
+
+
+@click.group(cls=Group, example="builder instances list\nbuilder instances stop i-0a1b2c3d")
 def command() -> None:
     """List, stop, start and delete the relays that `builder launch` started here."""
 
@@ -38,7 +43,7 @@ def list_(as_json: bool) -> None:
 
 
 @command.command(cls=Verb, example="builder instances stop i-0a1b2c3d")
-@click.argument("identity", metavar="ID")
+@click.argument("identity", metavar="ID", shell_complete=_complete_instance)
 def stop(identity: str) -> None:
     """Shut a relay down in order; its disk, with the queue on it, stays."""
     from builder.launch.instances import find_instance, stop_instance
@@ -50,7 +55,7 @@ def stop(identity: str) -> None:
 
 
 @command.command(cls=Verb, example="builder instances start i-0a1b2c3d")
-@click.argument("identity", metavar="ID")
+@click.argument("identity", metavar="ID", shell_complete=_complete_instance)
 @json_option
 def start(identity: str, as_json: bool) -> None:
     """Start a stopped relay again, with the mail that is in its queue."""
@@ -62,7 +67,7 @@ def start(identity: str, as_json: bool) -> None:
 
 
 @command.command(cls=Verb, example="builder instances delete i-0a1b2c3d")
-@click.argument("identity", metavar="ID")
+@click.argument("identity", metavar="ID", shell_complete=_complete_instance)
 def delete(identity: str) -> None:
     """Stop a relay and delete its disk, with the mail that is still in its queue."""
     from builder.launch.instances import find_instance, stop_instance

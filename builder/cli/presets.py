@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from builder import console
-from builder.cli.options import json_option
+from builder.cli.options import json_option, presets_beginning
 from builder.cli.verbs import Verb
 
 
 @click.command(cls=Verb, example="builder presets\nbuilder presets ses --sources")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=lambda _ctx, _param, begun: presets_beginning(begun))
 @click.option("--sources", is_flag=True, help="Show where each value was read, and when.")
 @json_option
 def command(name: str | None, sources: bool, as_json: bool) -> None:

@@ -18,16 +18,25 @@ from builder.errors import BuilderError
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Write the files to this folder."
 )
+@click.option(
+    "--boot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="What one instance is told at launch, a YAML file such as `networks: [10.0.0.0/8]`.",
+)
 @json_option
-def command(flags: ConfigFlags, base: str, out: Path | None, as_json: bool) -> None:
+def command(flags: ConfigFlags, *, base: str, out: Path | None, boot: Path | None, as_json: bool) -> None:
     """Write every file that would go into an image: to a folder with --out, else to the screen.
 
-    What is below `root/` goes to that place in the image. --base is a release here, not a file.
+    What is below `root/` goes to that place in the image. `boot/user-data` is for an instance launched
+    from it, and refused when EC2 would not take it. --base is a release here, not a file.
     """
+    from builder.config import load_boot_config
     from builder.releases import get_release
     from builder.render import render
 
-    files = render(flags.read(), get_release(base))
+    told = load_boot_config(boot) if boot else None
+    files = render(flags.read(), get_release(base), boot=told)
+    _say_when_packed(files["boot/user-data"])
     if out is not None:
         write(files, out)
         console.say(f"Wrote {len(files)} files to {out}")
@@ -38,6 +47,17 @@ def command(flags: ConfigFlags, base: str, out: Path | None, as_json: bool) -> N
             console.out(f"==> {path} <==\n{text}")
     else:
         console.out("\n".join(str(out / path) for path in sorted(files)))
+
+
+def _say_when_packed(user_data: str) -> None:
+    from builder.render import user_data_as_sent
+
+    size = len(user_data.encode())
+    if len(user_data_as_sent(user_data)) < size:
+        console.warn(
+            f"`boot/user-data` has {size} bytes, more than EC2 takes: send it packed (`gzip -9`), "
+            "cloud-init unpacks it"
+        )
 
 
 def write(files: dict[str, str], folder: Path) -> None:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group(cls=Group)
+@click.group(
+    cls=Group,
+    example="builder secret put relay/ses --file credential.json\nbuilder secret check relay/ses",
+)
 def command() -> None:
     """Store, describe and try what a relay reads from Secrets Manager; no value is ever printed.
 

@@ -28,7 +28,7 @@ VERBS: Mapping[str, str] = {
 }
 
 
-class Verb(click.Command):
+class WithExample(click.Command):
     """A command whose help ends with an example that can be pasted."""
 
     def __init__(self, *, example: str, **attributes: Any) -> None:
@@ -42,7 +42,11 @@ class Verb(click.Command):
                 formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
-class Group(click.Group):
+class Verb(WithExample):
+    """A command without subcommands."""
+
+
+class Nearest(click.Group):
     """A group that names the nearest command for one that is not there, and cuts no line of its help."""
 
     def resolve_command(
@@ -66,7 +70,11 @@ class Group(click.Group):
             formatter.write_dl(self.describe_commands(ctx))
 
 
-class Verbs(Group):
+class Group(WithExample, Nearest):
+    """A verb with subcommands."""
+
+
+class Verbs(Nearest):
     """A group whose commands are modules of this package; `--help` imports none of them."""
 
     def __init__(self, *, verbs: Mapping[str, str], **attributes: Any) -> None:

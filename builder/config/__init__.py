@@ -1,8 +1,16 @@
 """What the user wants: `relay.yaml` and flags as one frozen `RelayConfig`."""
 
 from builder.config.boot import BootConfig
-from builder.config.load import boot_config, load_config
+from builder.config.load import boot_config, load_boot_config, load_config
 from builder.config.model import RelayConfig
 from builder.config.routing import ProviderChoice, UpstreamOverride
 
-__all__ = ["BootConfig", "ProviderChoice", "RelayConfig", "UpstreamOverride", "boot_config", "load_config"]
+__all__ = [
+    "BootConfig",
+    "ProviderChoice",
+    "RelayConfig",
+    "UpstreamOverride",
+    "boot_config",
+    "load_boot_config",
+    "load_config",
+]

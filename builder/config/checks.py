@@ -364,7 +364,7 @@ def _one_way_to_log_in(config: RelayConfig) -> Iterator[Problem]:
     if fallback is None or fallback.auth_kind == config.auth_kind:
         return
     choice, where = (config, "auth") if config.auth_kind == "password" else (fallback, "fallback.auth")
-    if "xoauth2" in choice.provider.mechanisms:
+    if "xoauth2" in choice.provider.mechanism_names:
         text = f"logs in to {choice.provider.title} with a password, and the other provider with OAuth; "
         yield Problem(
             ("fallback",),

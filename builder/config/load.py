@@ -39,6 +39,11 @@ def boot_config(values: Mapping[str, Any]) -> BootConfig:
     return _read(BootConfig, Document({}, {}, []), values, "launch settings")
 
 
+def load_boot_config(path: Path) -> BootConfig:
+    """Read what one instance is told at launch from a YAML file. Errors: as load_config."""
+    return _read(BootConfig, read_document(path), {}, str(path))
+
+
 def _read(model: type[M], document: Document, flags: Mapping[str, Any], source: str) -> M:
     given = {name: value for name, value in flags.items() if value is not None}
     reader = _Reader(model, document, given)

@@ -76,7 +76,7 @@ class ProviderChoice(Model):
     def mechanisms(self) -> tuple[str, ...]:
         """The SASL mechanisms for this way of logging in, for smtp_sasl_mechanism_filter."""
         wants_token = self.auth_kind == "xoauth2"
-        return tuple(name for name in self.provider.mechanisms if (name == "xoauth2") == wants_token)
+        return tuple(name for name in self.provider.mechanism_names if (name == "xoauth2") == wants_token)
 
     @property
     def secret_shapes(self) -> tuple[SecretShape, ...]:

@@ -16,12 +16,12 @@ from builder.render.postfix import render_postfix
 __all__ = ["render", "render_boot", "user_data_as_sent"]
 
 
-def render(config: RelayConfig, release: Release) -> dict[str, str]:
+def render(config: RelayConfig, release: Release, *, boot: BootConfig | None = None) -> dict[str, str]:
     """Return all files by their path in the workspace.
 
     `root/…` goes into the image; `packages.txt` and `install.json` are for the bake scripts; `boot/user-data`
-    is an example of what an instance launched from the image gets. Errors: BuilderError for a value that
-    cannot be written.
+    is what an instance launched from the image gets: `boot`, or without it an example. Errors: BuilderError
+    for a value that cannot be written, and for user data that EC2 would not take.
     """
     image = {
         **render_postfix(config, release),
@@ -31,9 +31,11 @@ def render(config: RelayConfig, release: Release) -> dict[str, str]:
         **render_oauth(config),
         "etc/cloud/cloud.cfg.d/95-relay.cfg": assets.read("cloudinit", "cloud.cfg"),
     }
-    example = BootConfig(secret=config.secret_name, region=config.region, hostname=config.hostname)
+    example = BootConfig(secret=config.secret_name, region=config.aws_region, hostname=config.hostname)
+    user_data = render_boot(boot or example)
+    user_data_as_sent(user_data)
     return {
         **{f"root/{path}": text for path, text in image.items()},
         **render_install(config, release),
-        "boot/user-data": render_boot(example),
+        "boot/user-data": user_data,
     }

@@ -69,7 +69,7 @@ def nexthop(choice: ProviderChoice) -> str:
 def mechanisms(choice: ProviderChoice) -> tuple[str, ...]:
     """Return the SASL mechanisms for the way of logging in that was chosen."""
     wants_token = choice.auth_kind == "xoauth2"
-    return tuple(name for name in choice.provider.mechanisms if (name == "xoauth2") == wants_token)
+    return tuple(name for name in choice.provider.mechanism_names if (name == "xoauth2") == wants_token)
 
 
 def relayhost(config: RelayConfig, release: Release) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from builder.conformance.case import Case
 from builder.conformance.client import Mail, send_all
 from builder.conformance.setups import OAUTH, SETUPS, Bed, running
 from builder.releases import Release, get_release
-from tests.rendered import rendered
+from tests.rendered import USER_DATA, rendered, user_data
 
 pytestmark = [pytest.mark.releases, pytest.mark.timeout(1800)]
 
@@ -94,9 +94,22 @@ def test_the_bake_compiles_xoauth2_and_leaves_no_compiler(
         assert [attempt.mechanism for attempt in gmail.provider.auths] == ["XOAUTH2"]
 
 
-def test_cloud_init_takes_the_boot_user_data(root: Path) -> None:
-    (root / "tmp/user-data").write_text(rendered()["boot/user-data"])
+@pytest.mark.parametrize("kind", USER_DATA)
+def test_cloud_init_takes_the_user_data(kind: str, release: Release, root: Path) -> None:
+    assert "Valid" in _schema_says(root, user_data(kind, release.name))
+
+
+def test_cloud_init_refuses_what_its_schema_does_not_have(root: Path) -> None:
+    said = _schema_says(root, "#cloud-config\nbootcmd: {a: b}\n")
+    assert "bootcmd" in said
+    assert "Valid" not in said
+
+
+def _schema_says(root: Path, text: str) -> str:
+    (root / "tmp/user-data").write_text(text)
     # Before 22.2 it is a subcommand of `devel`.
-    command = "cloud-init schema -c /tmp/user-data || cloud-init devel schema -c /tmp/user-data"
-    said = process.run(["chroot", root, "sh", "-c", command], timeout_seconds=120).stdout
-    assert "Valid" in said
+    command = 'cloud-init schema --help >/dev/null 2>&1 || devel=devel; cloud-init $devel schema -c "$1"'
+    ended = process.run(
+        ["chroot", root, "sh", "-c", command, "sh", "/tmp/user-data"], check=False, timeout_seconds=120
+    )
+    return ended.stdout + ended.stderr

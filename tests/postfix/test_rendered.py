@@ -12,16 +12,13 @@ import pytest
 import yaml
 
 from builder import process
-from builder.config.model import BootConfig, BootUpstream
 from builder.conformance.local import LocalRelay
 from builder.conformance.setups import SETUPS
 from builder.releases import Release
-from builder.render import render_boot
-from tests.rendered import NEEDS, preset_names, rendered
+from tests.rendered import NEEDS, USER_DATA, preset_names, rendered, user_data
 
 pytestmark = pytest.mark.postfix
 
-_PEM = "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"
 _CONFIGURATIONS: dict[str, dict[str, Any]] = {
     **{f"preset-{name}": {"preset": name, **NEEDS.get(name, {})} for name in preset_names()},
     **{f"setup-{name}": dict(setup.config) for name, setup in SETUPS.items()},
@@ -74,24 +71,9 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return loaded
 
 
-@pytest.mark.parametrize(
-    "user_data",
-    [
-        rendered()["boot/user-data"],
-        render_boot(
-            BootConfig(
-                secret="relay/ses",
-                upstream=BootUpstream(port=2525, ca_pem=_PEM),
-            ),
-            hosts={"smtp.example.com": "10.0.2.2"},
-            ssh_authorized_keys=["ssh-ed25519 AAAA me"],
-            extra={"timezone": "UTC"},
-        ),
-    ],
-    ids=["example", "everything"],
-)
-def test_boot_user_data_follows_cloud_inits_schema(user_data: str, schema: dict[str, Any]) -> None:
-    jsonschema.validate(yaml.safe_load(user_data), schema)
+@pytest.mark.parametrize("kind", USER_DATA)
+def test_user_data_follows_cloud_inits_schema(kind: str, release: Release, schema: dict[str, Any]) -> None:
+    jsonschema.validate(yaml.safe_load(user_data(kind, release.name)), schema)
 
 
 def test_the_schema_refuses_what_it_does_not_know(schema: dict[str, Any]) -> None:

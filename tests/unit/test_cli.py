@@ -16,7 +16,7 @@ import pytest
 
 import builder.cli
 from builder.cli import cli, main
-from builder.cli.verbs import VERBS, Verb
+from builder.cli.verbs import VERBS, WithExample
 from builder.errors import BuilderError
 
 # Modules that cost more than the whole of `--help`.
@@ -81,22 +81,24 @@ def test_the_table_of_verbs_lists_the_modules_that_are_there() -> None:
 def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = importlib.import_module(f"builder.cli.{verb}").command
 
-    for words, each in leaves([verb], command):
+    for words, each in commands([verb], command):
         code, out, _err = run(capsys, *words, "--help")
 
         assert code == 0
-        assert isinstance(each, Verb)
-        assert f"Example:\n  builder {verb}" in out or "builder " in each.example
+        assert isinstance(each, WithExample)
+        assert out.partition("Example:\n")[2].splitlines() == [
+            f"  {line}" for line in each.example.splitlines()
+        ]
+        assert all(f"builder {' '.join(words)}" in line for line in each.example.splitlines())
         assert all(isinstance(p, click.Argument) or getattr(p, "help", None) for p in each.params)
 
 
-def leaves(words: list[str], command: click.Command) -> Iterator[tuple[list[str], click.Command]]:
+def commands(words: list[str], command: click.Command) -> Iterator[tuple[list[str], click.Command]]:
     """Walk a command and its subcommands."""
+    yield words, command
     if isinstance(command, click.Group):
         for name, each in command.commands.items():
-            yield from leaves([*words, name], each)
-    else:
-        yield words, command
+            yield from commands([*words, name], each)
 
 
 def test_help_lists_every_verb_with_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,6 +325,39 @@ def test_completion_knows_verbs_and_presets() -> None:
     assert [item.value for item in complete.get_completions([], "rend")] == ["render"]
     assert [item.value for item in complete.get_completions(["render", "--preset"], "sendg")] == ["sendgrid"]
     assert "debian-12" in [item.value for item in complete.get_completions(["render", "--base"], "debian")]
+
+
+@pytest.mark.parametrize(
+    ("words", "begun", "expected"),
+    [
+        (["presets"], "gm", ["gmail", "gmail-workspace"]),
+        (["base", "build"], "debian-1", ["debian-11", "debian-12", "debian-13"]),
+        (["base", "build"], "ubuntu-2", ["ubuntu-20.04", "ubuntu-22.04", "ubuntu-24.04", "ubuntu-26.04"]),
+        (["base", "fetch"], "ubuntu-24", ["ubuntu-24.04"]),
+        (["base", "fetch"], "debian", []),
+        *((["instances", verb], "i-0a", ["i-0a1", "i-0a2"]) for verb in ("stop", "start", "delete")),
+        (["conformance"], "starttls-s", ["starttls-stripped"]),
+        (["conformance", "starttls-stripped"], "starttls-s", []),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else value,
+)
+def test_names_are_completed(
+    words: list[str],
+    begun: str,
+    expected: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from click.shell_completion import ShellComplete
+
+    (tmp_path / ".instances").mkdir()
+    for name in ("i-0a1.json", "i-0a2.json", "i-0b1.json", "i-0a3.log"):
+        (tmp_path / ".instances" / name).write_text("{}")
+    monkeypatch.setenv("BUILDER_IMAGES", str(tmp_path))
+
+    complete = ShellComplete(cli, {}, "builder", "_BUILDER_COMPLETE")
+
+    assert [item.value for item in complete.get_completions(words, begun)] == expected
 
 
 def test_json_of_the_presets_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:

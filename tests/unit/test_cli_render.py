@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import trustme
+import yaml
 
 from tests.unit.test_cli import run
 
@@ -51,6 +53,69 @@ def test_json_holds_the_same_text(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     files = json.loads(out)
     assert files["root/etc/postfix/main.cf"] == (tmp_path / "rendered/root/etc/postfix/main.cf").read_text()
+
+
+def test_an_instances_own_settings_become_its_user_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boot = tmp_path / "boot.yaml"
+    boot.write_text("networks: [10.20.0.0/16]\nhostname: relay-1.example.com\n")
+
+    code, out, _err = run(capsys, "render", *SES, "--boot", str(boot), "--json")
+
+    entry = yaml.safe_load(json.loads(out)["boot/user-data"])["write_files"][0]
+    assert code == 0
+    assert json.loads(entry["content"]) == {
+        "schema": 1,
+        "networks": ["10.20.0.0/16"],
+        "hostname": "relay-1.example.com",
+    }
+
+
+def test_user_data_that_ec2_would_not_take_is_refused_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = trustme.CA().cert_pem.bytes().decode()
+    bundle = "".join(trustme.CA().cert_pem.bytes().decode() for _authority in range(120))
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump({"upstream": {"ca_pem": one}}))
+    (tmp_path / "bundle.yaml").write_text(yaml.safe_dump({"upstream": {"ca_pem": bundle}}))
+
+    def render(boot: str) -> tuple[int, str, str]:
+        return run(capsys, "render", *SES, "--boot", str(tmp_path / boot), "--out", str(tmp_path / "out"))
+
+    code, _out, err = render("bundle.yaml")
+
+    assert code == 1
+    assert "EC2 takes 16384" in err
+    assert "`upstream.ca_pem`" in err
+    assert not (tmp_path / "out").exists()
+    assert render("one.yaml")[0] == 0
+
+
+def test_user_data_that_fits_only_when_packed_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boot = tmp_path / "boot.yaml"
+    many = [f"10.{number // 256}.{number % 256}.0/24" for number in range(1000)]
+    boot.write_text(yaml.safe_dump({"networks": many}))
+
+    code, _out, err = run(capsys, "render", *SES, "--boot", str(boot), "--out", str(tmp_path / "out"))
+
+    assert code == 0
+    assert "send it packed" in err
+
+
+def test_a_mistake_in_an_instances_settings_names_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boot = tmp_path / "boot.yaml"
+    boot.write_text("netwrks: [10.20.0.0/16]\n")
+
+    code, _out, err = run(capsys, "render", *SES, "--boot", str(boot))
+
+    assert code != 0
+    assert str(boot) in err
+    assert "`networks`" in err
 
 
 def test_a_flag_stands_over_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from pathlib import Path
 
 import pytest
+import trustme
+import yaml
 
-from builder.config import boot_config, load_config
+from builder.config import boot_config, load_boot_config, load_config
+from builder.config.boot import BootUpstream
 from builder.config.leaks import kind_of_secret
 from builder.errors import ConfigError
 
@@ -189,3 +193,21 @@ def test_a_secret_in_a_repeated_flag_is_not_shown(container: type[tuple[str, ...
 @pytest.mark.parametrize("text", SAFE)
 def test_names_and_words_are_not_taken_for_secrets(text: str) -> None:
     assert kind_of_secret(text) is None
+
+
+@pytest.mark.parametrize("style", [None, '"', "|"])
+def test_a_certificate_is_no_secret_but_what_stands_beside_it_is(style: str | None, tmp_path: Path) -> None:
+    secret = SECRETS["a SendGrid API key"]
+    pem = trustme.CA().cert_pem.bytes().decode()
+    boot = tmp_path / "boot.yaml"
+    boot.write_text(yaml.safe_dump({"upstream": {"ca_pem": pem}}, default_style=style))
+    assert load_boot_config(boot).upstream == BootUpstream(ca_pem=pem)
+
+    boot.write_text(yaml.safe_dump({"upstream": {"ca_pem": f"{pem}{secret}"}}, default_style=style))
+    with pytest.raises(ConfigError, match="credentials do not belong here") as caught:
+        load_boot_config(boot)
+    assert secret not in str(caught.value)
+
+    boot.write_text(f"upstream:\n  ca_pem: {json.dumps(pem)}\n# {secret}\n")
+    with pytest.raises(ConfigError, match="line 3"):
+        load_boot_config(boot)

@@ -149,6 +149,13 @@ def test_apt_txt_says_why_and_names_each_package_once() -> None:
 
 
 @pytest.mark.allow_programs("git")
+def test_make_bench_runs_every_benchmark() -> None:
+    (listed,) = re.findall(r"^BENCHES := (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    scripts = [path for path in tracked("bench/*.py") if "harness.arguments(" in path.read_text()]
+    assert sorted(listed.split()) == sorted(path.relative_to(ROOT).as_posix() for path in scripts)
+
+
+@pytest.mark.allow_programs("git")
 def test_every_package_of_tests_is_tracked_with_its_code() -> None:
     untracked = check("git", "ls-files", "--others", "--exclude-standard", "--", "tests/*/__init__.py")
 

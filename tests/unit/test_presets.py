@@ -126,7 +126,30 @@ def test_every_figure_of_a_limit_shows_where_it_was_read(preset: Preset) -> None
     keys = {row["key"] for row in source_rows(preset)}
     for name, limit in preset.limits:
         assert (f"limits.{name}" in keys) == (limit is not None)
-    assert all(row["url"].startswith("https://") and row["value"] for row in source_rows(preset))
+
+
+def test_every_value_has_a_page_and_a_date_or_is_called_our_own_choice(preset: Preset) -> None:
+    rows = {row["key"]: row for row in source_rows(preset)}
+    mechanisms = [f"mechanisms[{number}]" for number in range(len(preset.mechanisms))]
+    chosen = ["concurrency", "initial_concurrency", "messages_per_connection"]
+    assert {*mechanisms, *(f"delivery.{name}" for name in chosen)} <= set(rows)
+    for row in rows.values():
+        assert row["value"]
+        assert re.fullmatch(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}", row["date"])
+        assert row["url"].startswith("https://") or row["remark"].startswith("own choice, ")
+    assert [rows[key]["value"] for key in mechanisms] == list(preset.mechanism_names)
+    for name in chosen:
+        assert rows[f"delivery.{name}"]["value"] == str(getattr(preset.delivery, name))
+        assert rows[f"delivery.{name}"]["remark"].startswith("own choice: ")
+
+
+def test_a_choice_rests_on_the_page_of_the_limit_that_it_stays_below(preset: Preset) -> None:
+    basis = {str(name): found.source for name, found in preset.delivery.basis.items()}
+    for name, limit in (
+        ("concurrency", preset.limits.connections),
+        ("messages_per_connection", preset.limits.messages_per_connection),
+    ):
+        assert limit is None or basis[name] == limit.source
 
 
 def test_sources_are_not_newer_than_the_day_of_the_check(preset: Preset) -> None:
@@ -199,7 +222,18 @@ def edited(folder: Path, before: str, after: str) -> Path:
         ("messages_per_connection: 100", "messages_per_connection: 1000", "above `limits"),
         ("name: ses\n", "name: aws\n", "expected `ses` as the file"),
         ("title: Amazon SES", "title: [", "not YAML"),
-        ("mechanisms: [plain, login]", "mechanisms: [xoauth2]", "needs `password`"),
+        (
+            "{name: plain, source: rfc4954-plain}\n  - {name: login,",
+            "{name: xoauth2,",
+            "needs `password`, which `mechanisms` does not have",
+        ),
+        ("{name: plain, source: rfc4954-plain}", "{name: plain}", "neither `source` nor `note`"),
+        ("{name: plain, source: rfc4954-plain}", "{name: plain, source: rfc}", "`rfc` is not in `sources`"),
+        (
+            "    concurrency:\n      source: errors\n",
+            "    queue_lifetime_hours:\n      source: errors\n",
+            "basis.conc",
+        ),
     ],
 )
 def test_a_mistake_in_a_preset_file_is_named(tmp_path: Path, before: str, after: str, message: str) -> None:

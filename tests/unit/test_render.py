@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
+from builder import assets
+from builder.config.model import RelayConfig
 from builder.releases import RELEASES, get_release
-from tests.rendered import EXPECTED, EXPECTED_SAMPLES, expected_files, parameters, preset_names, rendered
+from builder.render import render
+from tests.rendered import (
+    EVERYTHING,
+    EXPECTED,
+    EXPECTED_SAMPLES,
+    expected_files,
+    parameters,
+    preset_names,
+    rendered,
+)
+
+# Together they have every line that main.cf can have.
+MAIN_CF_SAMPLES: dict[str, dict[str, Any]] = {
+    "smallest": {"preset": "ses", "region": "us-east-1"},
+    "everything": EVERYTHING,
+    "own notices and parameters": {
+        "preset": "gmail",
+        "dsn": {"address": "ops@example.com", "classes": ["bounce", "delay"]},
+        "warm_up": {"preset": "mailjet", "percent": 5},
+        "delivery": {"concurrency": 90, "recipients_per_delivery": 20, "queue_lifetime_hours": 24},
+        "recipients_per_message": 100,
+        "main_cf": {"maximal_backoff_time": "10m", "smtp_bind_address": "10.0.0.1"},
+        "upstream": {"port": 465},
+    },
+    "open limits": {"preset": "mailgun", "region": "eu", "clients": {"recipients_per_minute": 10}},
+}
 
 
 @pytest.mark.parametrize("sample", EXPECTED_SAMPLES)
@@ -36,11 +64,41 @@ def test_the_same_input_gives_the_same_files() -> None:
     assert rendered() == rendered()
 
 
-def test_every_main_cf_line_has_its_reason_above_it() -> None:
-    lines = rendered()["root/etc/postfix/main.cf"].splitlines()
-    sections = "\n".join(lines).split("\n\n")
-    for section in sections:
-        assert section.lstrip().startswith("#"), section
+def unexplained(main_cf: str) -> list[str]:
+    """Lines that set a parameter and have no comment directly above; a heading (`# --- x ---`) is none."""
+    lines = main_cf.splitlines()
+    return [
+        line
+        for above, line in zip(["", *lines], lines, strict=False)
+        if line and not line.startswith("#") and (not above.startswith("# ") or above.startswith("# ---"))
+    ]
+
+
+@pytest.mark.parametrize("text", ["a = 1\n", "# --- a ---\na = 1\n", "# a\n\na = 1\n", "# b\nb = 1\na = 1\n"])
+def test_a_line_without_its_own_reason_is_found(text: str) -> None:
+    assert unexplained(text) == ["a = 1"]
+
+
+def main_cf_of(sample: str, release: str) -> str:
+    config = RelayConfig.model_validate(MAIN_CF_SAMPLES[sample])
+    return render(config, get_release(release))["root/etc/postfix/main.cf"]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("sample", MAIN_CF_SAMPLES)
+def test_every_main_cf_line_has_its_reason_above_it(sample: str, release: str) -> None:
+    assert unexplained(main_cf_of(sample, release)) == []
+
+
+def test_the_samples_have_every_parameter_of_the_template() -> None:
+    written = {
+        name
+        for sample in MAIN_CF_SAMPLES
+        for release in RELEASES
+        for name in parameters(main_cf_of(sample, release))
+    }
+    template = assets.read("cloudinit", "postfix/main.cf.j2")
+    assert set(re.findall(r"^([a-z0-9_]+) =", template, flags=re.MULTILINE)) <= written
 
 
 def test_no_parameter_is_set_twice() -> None:

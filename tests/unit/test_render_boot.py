@@ -12,7 +12,9 @@ import yaml
 
 from builder.config.model import BootConfig
 from builder.errors import BuilderError
-from builder.render import render_boot, user_data_as_sent
+from builder.releases import get_release
+from builder.render import render, render_boot, user_data_as_sent
+from tests.rendered import config_of, rendered
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -58,6 +60,27 @@ def test_keys_and_extra_settings_are_passed_on() -> None:
 def test_what_would_break_out_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(BuilderError, match=message):
         render_boot(BootConfig(), **arguments)
+
+
+def test_an_instance_is_not_told_a_region_that_only_the_provider_knows() -> None:
+    def boot(**more: Any) -> Any:
+        files = rendered("mailgun", **more)
+        return json.loads(_parsed(files["boot/user-data"])["write_files"][0]["content"])
+
+    assert "region" not in boot()
+    assert boot(secret_region="eu-west-1")["region"] == "eu-west-1"
+
+
+def test_what_render_makes_for_an_instance_is_checked_as_sent() -> None:
+    release = get_release("debian-12")
+    many = tuple(f"10.{number // 256}.{number % 256}.0/24" for number in range(2000))
+    packed = render(config_of("ses"), release, boot=BootConfig(networks=many))["boot/user-data"]
+    assert len(packed) > 16384 >= len(user_data_as_sent(packed))
+    noise = random.Random(1)  # noqa: S311  only to be incompressible
+    scattered = tuple(f"10.{noise.randrange(256)}.{noise.randrange(256)}.{n % 256}" for n in range(8000))
+    with pytest.raises(BuilderError, match="EC2 takes 16384") as caught:
+        render(config_of("ses"), release, boot=BootConfig(networks=scattered))
+    assert "`networks`" in str(caught.value.hint)
 
 
 def test_short_user_data_is_sent_as_it_is() -> None:
