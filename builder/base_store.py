@@ -121,7 +121,7 @@ def add(work: Path, base: Base, extra: Mapping[str, object] | None = None) -> Ba
     added = _read(target / RECORD_NAME)
     if added is None:
         raise BuilderError(f"`{target / RECORD_NAME}` was written but cannot be read back")
-    _remember(added.path, added.sha256)
+    remember(added.path, added.sha256)
     return added
 
 
@@ -204,7 +204,7 @@ def file_sha256(path: Path) -> str:
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
-    _remember(path, digest.hexdigest())
+    remember(path, digest.hexdigest())
     return digest.hexdigest()
 
 
@@ -232,7 +232,8 @@ def _recall(path: Path) -> str | None:
     return sha256 if isinstance(sha256, str) and memo == _identity(path) else None
 
 
-def _remember(path: Path, sha256: str) -> None:
+def remember(path: Path, sha256: str) -> None:
+    """Note the digest of a file that was just read, for `file_sha256`."""
     memo = _memo(path)
     part = memo.with_suffix(f".{os.getpid()}.part")
     try:

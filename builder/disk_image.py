@@ -87,10 +87,13 @@ def check(path: Path, role: Role) -> DiskImage:
 def create_overlay(image: DiskImage, overlay: Path, *, disk_bytes: int = 0) -> None:
     """Create a qcow2 that reads from an image and keeps what is written, `disk_bytes` large or as the image.
 
-    With the format of the image in it: QEMU 6.1 and newer refuses to guess.
+    With the format of the image in it: QEMU 6.1 and newer refuses to guess. An image in the same folder is
+    named without it, so that the folder may be moved (qemu-img(1), `-b`: relative to the overlay).
     """
+    path = image.path.absolute()
+    backing = Path(path.name) if path.parent.resolve() == overlay.parent.resolve() else path.resolve()
     size = [str(disk_bytes)] if disk_bytes > image.disk_bytes else []
-    _qemu_img("create", "-q", "-f", "qcow2", "-F", image.format, "-b", image.path.resolve(), overlay, *size)
+    _qemu_img("create", "-q", "-f", "qcow2", "-F", image.format, "-b", backing, overlay, *size)
 
 
 def _qemu_img(*words: str | Path, check: bool = True, timeout_seconds: float = 60) -> Finished:

@@ -4,6 +4,7 @@ images/NAME/                 a finished image
 images/.work/NAME-BAKE/      a bake at work
 images/.failed/NAME-BAKE/    a failed one, with its bundle/
 images/.locks/NAME.lock      held while NAME is baked
+images/.instances/           relays that were launched from these images
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from builder import process
 from builder.errors import BuilderError
 from builder.scratch import Scratch
 
+# The folder of the launched relays, below that of the images.
+INSTANCES = ".instances"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _KEPT_FAILURES = 3
 # Linux takes 107 bytes for the path of a Unix socket; Packer's plugins put `packer-plugin0123456789` there.

@@ -141,7 +141,9 @@ def images_folder() -> Path:
 
 def instances_folder() -> Path:
     """Return the folder of the relays that were launched from these images."""
-    return images_folder() / ".instances"
+    from builder.workspace import INSTANCES
+
+    return images_folder() / INSTANCES
 
 
 def read_text(path: Path) -> str:
@@ -158,7 +160,7 @@ def find_image(name_or_path: str) -> Path:
     """Return the disk file of an image that was baked here, or the file of that path.
 
     An image that nobody has tried is warned about. Errors: BuilderError when there is neither, the image is
-    an AMI, or it has failed its verification.
+    an AMI, it has failed its verification, or its file is not the one that was baked.
     """
     from builder import console
     from builder import record as records
@@ -176,6 +178,7 @@ def find_image(name_or_path: str) -> Path:
             f"Image `{record.name}` has failed its verification; `builder images {record.name}` says where",
             hint=f"Bake it anew with `--force`; to look into it all the same, give its file: `{file}`",
         )
+    records.require_whole(record, folder)
     if record.status == "baked":
         console.warn(f"Image `{record.name}` was never tried; `builder verify {record.name}` does that")
     return file
