@@ -31,7 +31,7 @@ def render(config: RelayConfig, release: Release) -> dict[str, str]:
         **render_oauth(config),
         "etc/cloud/cloud.cfg.d/95-relay.cfg": assets.read("cloudinit", "cloud.cfg"),
     }
-    example = BootConfig(secret=config.secret_name, region=config.region, hostname=config.hostname)
+    example = BootConfig(secret=config.secret_name, region=config.aws_region, hostname=config.hostname)
     return {
         **{f"root/{path}": text for path, text in image.items()},
         **render_install(config, release),

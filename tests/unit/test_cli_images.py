@@ -225,6 +225,16 @@ def test_launch_refuses_a_network_that_lets_strangers_relay(
     assert "`0.0.0.0/0`" in err
 
 
+def test_launch_refuses_an_endpoint_that_the_agent_would_refuse(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _out, err = run(capsys, "launch", str(image), "--endpoint", "not a url", "--region", " ")
+
+    assert code == 1
+    assert "`endpoint` is `not a url`, expected" in err
+    assert "`region` is ` `, expected" in err
+
+
 def test_launch_refuses_an_image_that_has_failed_its_verification(
     baked: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
