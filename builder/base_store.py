@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from builder import console
 from builder.errors import BuilderError
+from builder.workspace import file_in_the_way
 
 SCHEMA = 1
 IMAGE_NAME = "image.qcow2"
@@ -76,7 +77,18 @@ def cache_folder() -> Path:
 
 def bases_folder() -> Path:
     """Return the folder of the base images: one folder per digest."""
-    return cache_folder() / "bases"
+    return _usable_cache() / "bases"
+
+
+def _usable_cache() -> Path:
+    folder = cache_folder()
+    file = file_in_the_way(folder)
+    if file is not None:
+        raise BuilderError(
+            f"The cache cannot be in `{folder}`: `{file}` is not a folder",
+            hint="Set `BUILDER_CACHE` to a folder that you may write to",
+        )
+    return folder
 
 
 def now() -> str:
@@ -210,7 +222,7 @@ def file_sha256(path: Path) -> str:
 
 def _memo(path: Path) -> Path:
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
-    return cache_folder() / "digests" / f"{key}.json"
+    return _usable_cache() / "digests" / f"{key}.json"
 
 
 def _identity(path: Path) -> dict[str, object]:
@@ -241,7 +253,8 @@ def remember(path: Path, sha256: str) -> None:
         part.write_text(json.dumps({**_identity(path), "sha256": sha256}))
         part.replace(memo)
     except OSError:  # only a memo: without it the file is read again
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def _read(path: Path) -> Base | None:

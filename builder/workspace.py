@@ -280,6 +280,22 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
+def file_in_the_way(folder: Path) -> Path | None:
+    """Return what is no folder in a path, itself or above it; None when it is there or can be made."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return None if existing.is_dir() else existing
+
+
+def require_writable(images_dir: Path) -> None:
+    """Make the folder of the images and check that it may be written to. Errors: BuilderError."""
+    make_folder(images_dir)
+    if not os.access(images_dir, os.W_OK | os.X_OK):
+        raise BuilderError(
+            f"The folder of the images, `{images_dir}`, may not be written to",
+            hint="Set BUILDER_IMAGES to a folder that you may write to",
+        )
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder below that of the images, if it is not there. Errors: BuilderError that says why not."""
     try:

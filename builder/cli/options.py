@@ -135,7 +135,22 @@ def accelerator_option(function: F) -> F:
 
 
 def images_folder() -> Path:
-    """Return the folder that holds the images: `$BUILDER_IMAGES`, or `images` in this folder."""
+    """Return the folder that holds the images. Errors: BuilderError when a file stands in its place."""
+    from builder.errors import BuilderError
+    from builder.workspace import file_in_the_way
+
+    folder = images_path()
+    file = file_in_the_way(folder)
+    if file is not None:
+        raise BuilderError(
+            f"The images cannot be in `{folder}`: `{file}` is not a folder",
+            hint="Set BUILDER_IMAGES to a folder",
+        )
+    return folder
+
+
+def images_path() -> Path:
+    """Return where the images are: `$BUILDER_IMAGES`, or `images` in this folder; whatever is there."""
     return Path(os.environ.get("BUILDER_IMAGES") or "images")
 
 
@@ -193,7 +208,7 @@ def find_image_folder(name_or_path: str) -> Path:
 
 def complete_image(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Complete the names of the images that were baked here."""
-    found = sorted(path.parent.name for path in images_folder().glob("[!.]*/record.json"))
+    found = sorted(path.parent.name for path in images_path().glob("[!.]*/record.json"))
     return [name for name in found if name.startswith(incomplete)]
 
 
