@@ -84,14 +84,15 @@ def check(path: Path, role: Role) -> DiskImage:
     return image
 
 
-def create_overlay(image: DiskImage, overlay: Path, *, disk_bytes: int = 0) -> None:
+def create_overlay(
+    image: DiskImage, overlay: Path, *, disk_bytes: int = 0, moves_along: bool = False
+) -> None:
     """Create a qcow2 that reads from an image and keeps what is written, `disk_bytes` large or as the image.
 
-    With the format of the image in it: QEMU 6.1 and newer refuses to guess. An image in the same folder is
-    named without it, so that the folder may be moved (qemu-img(1), `-b`: relative to the overlay).
+    With the format of the image in it: QEMU 6.1 and newer refuses to guess. `moves_along`: the image lies in
+    the same folder and is looked for there, wherever the folder is (qemu-img(1), `-b`).
     """
-    path = image.path.absolute()
-    backing = Path(path.name) if path.parent.resolve() == overlay.parent.resolve() else path.resolve()
+    backing = Path(image.path.name) if moves_along else image.path.resolve()
     size = [str(disk_bytes)] if disk_bytes > image.disk_bytes else []
     _qemu_img("create", "-q", "-f", "qcow2", "-F", image.format, "-b", backing, overlay, *size)
 

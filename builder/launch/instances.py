@@ -169,7 +169,8 @@ def launch_instance(
                 started=_now(),
                 is_linked=link is not None,
             )
-            disk_image.create_overlay(replace(checked, path=instance.backing_file), instance.disk)
+            base = replace(checked, path=instance.backing_file)
+            disk_image.create_overlay(base, instance.disk, moves_along=instance.is_linked)
             seed.write_seed(home / "seed.iso", user_data=user_data, instance_id=identity, work=home / "seed")
             return _power_on(instance)
         except BaseException:

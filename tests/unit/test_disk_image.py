@@ -77,8 +77,7 @@ def test_a_page_instead_of_an_image_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_overlay_names_its_image_and_the_images_format(image: Path, tmp_path: Path) -> None:
-    overlay = tmp_path / "work/overlay.qcow2"
-    overlay.parent.mkdir()
+    overlay = tmp_path / "overlay.qcow2"
     disk_image.create_overlay(disk_image.read(image, BASE), overlay, disk_bytes=2**21)
     info = json.loads(process.run(["qemu-img", "info", "--output=json", overlay]).stdout)
     assert info["backing-filename"] == str(image)
@@ -90,7 +89,7 @@ def test_an_overlay_and_its_image_may_be_moved_together(image: Path, tmp_path: P
     home, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     home.mkdir()
     image.rename(home / "image")
-    disk_image.create_overlay(disk_image.read(home / "image", BASE), home / "disk.qcow2")
+    disk_image.create_overlay(disk_image.read(home / "image", BASE), home / "disk.qcow2", moves_along=True)
     home.rename(elsewhere)
     chain = process.run(["qemu-img", "info", "--backing-chain", "--output=json", elsewhere / "disk.qcow2"])
     assert len(json.loads(chain.stdout)) == 2
