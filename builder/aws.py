@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from mypy_boto3_ssm import SSMClient
     from mypy_boto3_sts import STSClient
 
+# AWS itself names the action and the resource, mostly.
+_PERMISSION = "Give whoever asks this permission; `aws sts get-caller-identity` says who that is"
+
 # What the caller can do about the codes that are met most.
 _HINTS = {
-    "AccessDeniedException": "Give this role the permission, on this resource; see README.md, Permissions",
-    "UnauthorizedOperation": "Give this role the permission, on this resource; see README.md, Permissions",
+    "AccessDeniedException": _PERMISSION,
+    "UnauthorizedOperation": _PERMISSION,
     "ExpiredTokenException": "Log in again, for example with `aws sso login`",
     "ExpiredToken": "Log in again, for example with `aws sso login`",
     "InvalidSignatureException": "Set this machine's clock: signatures are valid for 5 minutes",

@@ -42,6 +42,7 @@ from builder import record as records
 from builder.config import RelayConfig
 from builder.errors import BuilderError
 from builder.launch import Accelerator, announce, choose_accelerator
+from builder.launch.instances import require_replaceable
 from builder.record import ImageRecord, Profile
 from builder.releases import Release, get_release
 from builder.render import render
@@ -116,10 +117,7 @@ def bake(request: BakeRequest) -> tuple[Path, ImageRecord]:
     """
     planned = plan(request)
     if planned.found is not None:
-        folder, record = planned.found
-        when = f"{record.created:%Y-%m-%d %H:%M} UTC"
-        console.say(f"Image `{record.name}` was made from these same inputs on {when}")
-        return folder, _prove_again(request, folder, record)
+        return _answer(request, *planned.found)
     tool = packer.find(request.packer)
     packer.require_tools("qemu")
     accelerator = choose_accelerator(request.accelerator)
@@ -127,13 +125,28 @@ def bake(request: BakeRequest) -> tuple[Path, ImageRecord]:
     with workspace.create(
         request.images_dir, planned.name, workspace.new_bake_id(), wait_seconds=request.wait_seconds
     ) as work:
+        # Another bake may have made it while this one waited for the lock.
+        made = None if request.force else records.find_named(work.images_dir, work.name, planned.inputs.key)
+        if made is not None:
+            return _answer(request, *made)
+        require_replaceable(work.images_dir, work.name)
         try:
             with workspace.no_space(work.path):
                 record = _build(request, planned, work, tool, accelerator)
                 record = _prove(request, planned, work, record, accelerator)
-                return work.finish(), record
+                require_replaceable(work.images_dir, work.name)  # a relay may have been launched meanwhile
+                folder = work.finish()
+                records.remember(record, folder)
+                return folder, record
         except BuilderError as error:
             raise bundle.keep(work, error) from error
+
+
+def _answer(request: BakeRequest, folder: Path, record: ImageRecord) -> tuple[Path, ImageRecord]:
+    """Answer with the image that is there, tried as thoroughly as asked."""
+    when = f"{record.created:%Y-%m-%d %H:%M} UTC"
+    console.say(f"Image `{record.name}` was made from these same inputs on {when}")
+    return folder, _prove_again(request, folder, record)
 
 
 def _build(
@@ -216,13 +229,14 @@ def verify_again(
     """Boot an image that was baked before afresh, check it, and keep the report in its record.
 
     A pass does not replace the report of a more thorough one.
-    Errors: BuilderError when there is no such image, or nothing to boot it with.
+    Errors: BuilderError when there is no such image, it is not as it was baked, or nothing boots it here.
     """
     from builder.verify import verify  # half a second: the stand-ins
 
     record = records.load(folder)
     if record.artifact.file is None:
         raise BuilderError(f"Image `{record.name}` is an AMI; only an image file can be verified here")
+    records.require_whole(record, folder)
     report = verify(
         folder / record.artifact.file,
         config=records.load_config(folder),
@@ -253,12 +267,7 @@ def _release_of(chosen: base.Base, request: BakeRequest) -> Release:
 
 
 def _find(request: BakeRequest, key: str) -> tuple[Path, ImageRecord] | None:
-    if request.force:
-        return None
-    found = records.find(request.images_dir, key)
-    if found is None or (request.name is not None and found[1].name != request.name):
-        return None
-    return found
+    return None if request.force else records.find(request.images_dir, key, name=request.name)
 
 
 def _describe_base(planned: Plan) -> records.Base:

@@ -35,6 +35,7 @@ from builder import record as records
 from builder.ami import SourceAmi
 from builder.config import RelayConfig
 from builder.errors import BuilderError
+from builder.launch.instances import require_replaceable
 from builder.packer import Packer
 from builder.record import Artifact, ImageRecord, Inputs
 from builder.releases import Release, get_release
@@ -108,6 +109,12 @@ def bake_ami(request: AmiRequest) -> tuple[Path, ImageRecord]:
     with workspace.create(
         request.images_dir, planned.name, workspace.new_bake_id(), wait_seconds=request.wait_seconds
     ) as work:
+        # Another bake may have made it while this one waited for the lock.
+        made = None if request.force else records.find_named(work.images_dir, work.name, planned.inputs.key)
+        if made is not None:
+            console.say(f"Image `{made[1].name}` was made from these same inputs")
+            return made
+        require_replaceable(work.images_dir, work.name)
         try:
             with workspace.no_space(work.path):
                 record = _build(request, planned, work, tool, cidr)

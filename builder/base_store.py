@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from builder import console
 from builder.errors import BuilderError
+from builder.workspace import file_in_the_way
 
 SCHEMA = 1
 IMAGE_NAME = "image.qcow2"
@@ -76,7 +77,18 @@ def cache_folder() -> Path:
 
 def bases_folder() -> Path:
     """Return the folder of the base images: one folder per digest."""
-    return cache_folder() / "bases"
+    return _usable_cache() / "bases"
+
+
+def _usable_cache() -> Path:
+    folder = cache_folder()
+    file = file_in_the_way(folder)
+    if file is not None:
+        raise BuilderError(
+            f"The cache cannot be in `{folder}`: `{file}` is not a folder",
+            hint="Set `BUILDER_CACHE` to a folder that you may write to",
+        )
+    return folder
 
 
 def now() -> str:
@@ -121,7 +133,7 @@ def add(work: Path, base: Base, extra: Mapping[str, object] | None = None) -> Ba
     added = _read(target / RECORD_NAME)
     if added is None:
         raise BuilderError(f"`{target / RECORD_NAME}` was written but cannot be read back")
-    _remember(added.path, added.sha256)
+    remember(added.path, added.sha256)
     return added
 
 
@@ -204,13 +216,13 @@ def file_sha256(path: Path) -> str:
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
-    _remember(path, digest.hexdigest())
+    remember(path, digest.hexdigest())
     return digest.hexdigest()
 
 
 def _memo(path: Path) -> Path:
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
-    return cache_folder() / "digests" / f"{key}.json"
+    return _usable_cache() / "digests" / f"{key}.json"
 
 
 def _identity(path: Path) -> dict[str, object]:
@@ -232,7 +244,8 @@ def _recall(path: Path) -> str | None:
     return sha256 if isinstance(sha256, str) and memo == _identity(path) else None
 
 
-def _remember(path: Path, sha256: str) -> None:
+def remember(path: Path, sha256: str) -> None:
+    """Note the digest of a file that was just read, for `file_sha256`."""
     memo = _memo(path)
     part = memo.with_suffix(f".{os.getpid()}.part")
     try:
@@ -240,7 +253,8 @@ def _remember(path: Path, sha256: str) -> None:
         part.write_text(json.dumps({**_identity(path), "sha256": sha256}))
         part.replace(memo)
     except OSError:  # only a memo: without it the file is read again
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def _read(path: Path) -> Base | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder import base, base_build, base_store, console
+from builder import base, base_build, base_store, console, packer, workspace
 from builder.bake import IMAGE, BakeRequest, bake
 from builder.config import RelayConfig, load_config
 from builder.errors import BuilderError
@@ -57,19 +57,26 @@ def demo(*, images_dir: Path, preset: str = "ses", accelerator: str | None = Non
     Errors: BuilderError when a step fails; an image that was finished before stays.
     """
     config = load_config(None, {"preset": preset, "region": "us-east-1"})
-    name = _obtain_base()
+    name = _obtain_base(images_dir)
     folder, record = bake(
         BakeRequest(config=config, base=name, images_dir=images_dir, accelerator=accelerator)
     )
     return _show(config, folder, record, accelerator)
 
 
-def _obtain_base() -> str:
-    """Return the base to start from: Canonical's where it can be had, else one built from packages."""
+def _obtain_base(images_dir: Path) -> str:
+    """Return the base to start from: Canonical's where it can be had, else one built from packages.
+
+    What a bake needs besides is looked for before minutes go into a base.
+    """
     there = {name: base_store.find(name, base.ARCH) for name in (base.DEFAULT, FALLBACK)}
     if there[base.DEFAULT] is None and there[FALLBACK] is not None:
         console.say(f"Base: `{FALLBACK}`, built here before")
         return FALLBACK
+    if there[base.DEFAULT] is None:
+        workspace.require_writable(images_dir)
+        packer.find()
+        packer.require_tools("qemu")
     try:
         base.resolve(base.DEFAULT)
     except BuilderError as error:

@@ -84,13 +84,17 @@ def check(path: Path, role: Role) -> DiskImage:
     return image
 
 
-def create_overlay(image: DiskImage, overlay: Path, *, disk_bytes: int = 0) -> None:
+def create_overlay(
+    image: DiskImage, overlay: Path, *, disk_bytes: int = 0, moves_along: bool = False
+) -> None:
     """Create a qcow2 that reads from an image and keeps what is written, `disk_bytes` large or as the image.
 
-    With the format of the image in it: QEMU 6.1 and newer refuses to guess.
+    With the format of the image in it: QEMU 6.1 and newer refuses to guess. `moves_along`: the image lies in
+    the same folder and is looked for there, wherever the folder is (qemu-img(1), `-b`).
     """
+    backing = Path(image.path.name) if moves_along else image.path.resolve()
     size = [str(disk_bytes)] if disk_bytes > image.disk_bytes else []
-    _qemu_img("create", "-q", "-f", "qcow2", "-F", image.format, "-b", image.path.resolve(), overlay, *size)
+    _qemu_img("create", "-q", "-f", "qcow2", "-F", image.format, "-b", backing, overlay, *size)
 
 
 def _qemu_img(*words: str | Path, check: bool = True, timeout_seconds: float = 60) -> Finished:

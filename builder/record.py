@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from builder import console
+from builder import base_store, console
 from builder.config import RelayConfig
 from builder.errors import BuilderError
 
@@ -195,20 +196,63 @@ def images(images_dir: Path) -> Iterator[tuple[Path, ImageRecord]]:
             console.warn(f"{error.message}. {error.hint}")
 
 
-def find(images_dir: Path, key: str) -> tuple[Path, ImageRecord] | None:
-    """Find the image that was made from the same inputs and is still whole."""
+def find(images_dir: Path, key: str, *, name: str | None = None) -> tuple[Path, ImageRecord] | None:
+    """Find the image, or that of this name, that was made from the same inputs; a spoilt one is told."""
     for folder, record in images(images_dir):
-        if record.key == key and record.status != "failed" and is_whole(record, folder):
+        if record.key != key or record.status == "failed" or name not in (None, record.name):
+            continue
+        wrong = what_is_wrong(record, folder)
+        if not wrong:
+            return folder, record
+        console.warn(f"{wrong}, so it does not count as image `{record.name}`")
+    return None
+
+
+def find_named(images_dir: Path, name: str, key: str) -> tuple[Path, ImageRecord] | None:
+    """Find the image NAME if it was made from the same inputs; a second look, which repeats no warning."""
+    folder = images_dir / name
+    with suppress(BuilderError):
+        record = load(folder)
+        if record.key == key and record.status != "failed" and not what_is_wrong(record, folder):
             return folder, record
     return None
 
 
-def is_whole(record: ImageRecord, folder: Path) -> bool:
-    """Whether the artifact is there in its recorded size. An AMI counts as there: asking takes a call."""
-    if record.artifact.file is None:
-        return bool(record.artifact.ami_ids)
-    path = folder / record.artifact.file
-    return path.is_file() and path.stat().st_size == record.artifact.size
+def what_is_wrong(record: ImageRecord, folder: Path) -> str:
+    """Say why the artifact is not the one that was recorded; empty when it is.
+
+    A file is read only when it has changed since the last time. An AMI counts as there: asking takes a call.
+    """
+    artifact = record.artifact
+    if artifact.file is None:
+        return "" if artifact.ami_ids else f"`{folder / RECORD}` names neither a file nor an AMI"
+    path = folder / artifact.file
+    try:
+        size = path.stat().st_size
+        if size != artifact.size:
+            return f"`{path}` has {size} bytes, its record says {artifact.size}"
+        found = base_store.file_sha256(path)
+    except OSError as error:
+        return f"`{path}` cannot be read: {error.strerror}"
+    if found != artifact.sha256:
+        return f"`{path}` has sha256 {found}, its record says {artifact.sha256}"
+    return ""
+
+
+def require_whole(record: ImageRecord, folder: Path) -> None:
+    """Check that an image is as it was baked. Errors: BuilderError that says what differs."""
+    wrong = what_is_wrong(record, folder)
+    if wrong:
+        raise BuilderError(
+            f"Image `{record.name}` is not as it was baked: {wrong}",
+            hint="Put its file back, or bake it again: `builder bake` does not take it for an image",
+        )
+
+
+def remember(record: ImageRecord, folder: Path) -> None:
+    """Note that an image that was just made is as recorded, so that it is not read once more."""
+    if record.artifact.file is not None and record.artifact.sha256 is not None:
+        base_store.remember(folder / record.artifact.file, record.artifact.sha256)
 
 
 def _canonical(value: Any) -> bytes:

@@ -4,6 +4,7 @@ images/NAME/                 a finished image
 images/.work/NAME-BAKE/      a bake at work
 images/.failed/NAME-BAKE/    a failed one, with its bundle/
 images/.locks/NAME.lock      held while NAME is baked
+images/.instances/           relays that were launched from these images
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from builder import process
 from builder.errors import BuilderError
 from builder.scratch import Scratch
 
+# The folder of the launched relays, below that of the images.
+INSTANCES = ".instances"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _KEPT_FAILURES = 3
 # Linux takes 107 bytes for the path of a Unix socket; Packer's plugins put `packer-plugin0123456789` there.
@@ -275,6 +278,22 @@ def free_bytes(folder: Path) -> int:
     """Return the free space of the disk that holds a folder, also one that is not there yet."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
+
+
+def file_in_the_way(folder: Path) -> Path | None:
+    """Return what is no folder in a path, itself or above it; None when it is there or can be made."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return None if existing.is_dir() else existing
+
+
+def require_writable(images_dir: Path) -> None:
+    """Make the folder of the images and check that it may be written to. Errors: BuilderError."""
+    make_folder(images_dir)
+    if not os.access(images_dir, os.W_OK | os.X_OK):
+        raise BuilderError(
+            f"The folder of the images, `{images_dir}`, may not be written to",
+            hint="Set BUILDER_IMAGES to a folder that you may write to",
+        )
 
 
 def make_folder(folder: Path) -> None:

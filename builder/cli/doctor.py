@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from builder import console
-from builder.cli.options import images_folder, json_option
+from builder.cli.options import images_path, json_option
 from builder.cli.verbs import Verb
 from builder.errors import BuilderError
 
@@ -22,7 +22,7 @@ def command(aws: bool, offline: bool, as_json: bool) -> None:
     from builder import doctor
     from builder.base_store import cache_folder
 
-    found = doctor.examine(images=images_folder(), cache=cache_folder(), network=not offline, aws=aws)
+    found = doctor.examine(images=images_path(), cache=cache_folder(), network=not offline, aws=aws)
     if as_json:
         console.out_json([finding.to_json_dict() for finding in found])
     else:

@@ -77,6 +77,7 @@ def command(
     """Start a relay from IMAGE, a name or a file, and print where it listens.
 
     It runs until `builder instances stop`. It takes mail once it has fetched and proved its credential.
+    A later bake, or the loss of the image, does not touch it.
     """
     from builder.config import boot_config
     from builder.launch import HEALTH_PORT, SMTP_PORT, SSH_PORT, announce, choose_accelerator

@@ -135,13 +135,30 @@ def accelerator_option(function: F) -> F:
 
 
 def images_folder() -> Path:
-    """Return the folder that holds the images: `$BUILDER_IMAGES`, or `images` in this folder."""
+    """Return the folder that holds the images. Errors: BuilderError when a file stands in its place."""
+    from builder.errors import BuilderError
+    from builder.workspace import file_in_the_way
+
+    folder = images_path()
+    file = file_in_the_way(folder)
+    if file is not None:
+        raise BuilderError(
+            f"The images cannot be in `{folder}`: `{file}` is not a folder",
+            hint="Set BUILDER_IMAGES to a folder",
+        )
+    return folder
+
+
+def images_path() -> Path:
+    """Return where the images are: `$BUILDER_IMAGES`, or `images` in this folder; whatever is there."""
     return Path(os.environ.get("BUILDER_IMAGES") or "images")
 
 
 def instances_folder() -> Path:
     """Return the folder of the relays that were launched from these images."""
-    return images_folder() / ".instances"
+    from builder.workspace import INSTANCES
+
+    return images_folder() / INSTANCES
 
 
 def read_text(path: Path) -> str:
@@ -158,7 +175,7 @@ def find_image(name_or_path: str) -> Path:
     """Return the disk file of an image that was baked here, or the file of that path.
 
     An image that nobody has tried is warned about. Errors: BuilderError when there is neither, the image is
-    an AMI, or it has failed its verification.
+    an AMI, it has failed its verification, or its file is not the one that was baked.
     """
     from builder import console
     from builder import record as records
@@ -176,6 +193,7 @@ def find_image(name_or_path: str) -> Path:
             f"Image `{record.name}` has failed its verification; `builder images {record.name}` says where",
             hint=f"Bake it anew with `--force`; to look into it all the same, give its file: `{file}`",
         )
+    records.require_whole(record, folder)
     if record.status == "baked":
         console.warn(f"Image `{record.name}` was never tried; `builder verify {record.name}` does that")
     return file
@@ -190,7 +208,7 @@ def find_image_folder(name_or_path: str) -> Path:
 
 def complete_image(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Complete the names of the images that were baked here."""
-    found = sorted(path.parent.name for path in images_folder().glob("[!.]*/record.json"))
+    found = sorted(path.parent.name for path in images_path().glob("[!.]*/record.json"))
     return [name for name in found if name.startswith(incomplete)]
 
 

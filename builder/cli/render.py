@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -61,17 +63,33 @@ def _say_when_packed(user_data: str) -> None:
 
 
 def write(files: dict[str, str], folder: Path) -> None:
-    """Write rendered files; BuilderError when the folder holds something else."""
+    """Write rendered files, all or none; BuilderError when the folder holds something else.
+
+    They are written beside their places first: a disk that fills up leaves what was there before.
+    """
     strangers = [path for path in _files_in(folder) if path not in files]
     if strangers:
         raise BuilderError(
             f"`{folder}` holds files that this would not write, such as `{sorted(strangers)[0]}`",
             hint="Choose an empty folder, or delete that one first",
         )
-    for path, text in files.items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with TemporaryDirectory(prefix=".builder-", dir=folder) as name:
+            for path, text in files.items():
+                _ready(Path(name) / path).write_text(text, encoding="utf-8")
+            for path in files:
+                (Path(name) / path).replace(_ready(folder / path))
+    except BaseException:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _ready(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _files_in(folder: Path) -> list[str]:

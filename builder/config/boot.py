@@ -7,13 +7,20 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from builder.config.values import HostName, Network, SecretName, Whole, is_too_wide
+from builder.config.routing import is_aws_region
+from builder.config.values import Endpoint, HostName, Network, SecretName, Whole, is_too_wide
 from builder.presets import Model
 
 
 def _certificates_only(value: str) -> str:
     if "PRIVATE KEY" in value or not re.match(r"\s*-----BEGIN CERTIFICATE-----", value):
         raise ValueError("expected certificates in PEM (`-----BEGIN CERTIFICATE-----`), without a key")
+    return value
+
+
+def _aws_region(value: str) -> str:
+    if not is_aws_region(value):
+        raise ValueError("expected an AWS region such as `us-east-1`")
     return value
 
 
@@ -30,14 +37,15 @@ class BootConfig(Model):
 
     schema_version: int = Field(default=1, alias="schema")
     secret: SecretName | None = None
-    region: str | None = None
+    region: Annotated[str, AfterValidator(_aws_region)] | None = None
+    """AWS region of Secrets Manager, in place of the one baked in."""
     hostname: HostName | None = None
     networks: tuple[Network, ...] | None = None
     allow_any_network: bool = False
     """Needed for public networks wider than a /16 (IPv6: /32), which the agent refuses without it."""
-    endpoint: str | None = None
+    endpoint: Endpoint | None = None
     """Secrets Manager endpoint, e.g. of a VPC endpoint or a local stand-in."""
-    imds_endpoint: str | None = None
+    imds_endpoint: Endpoint | None = None
     """In place of http://169.254.169.254, for a guest that is not on EC2."""
     upstream: BootUpstream | None = None
 

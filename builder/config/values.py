@@ -9,6 +9,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator
 
@@ -21,6 +22,7 @@ _SECRET_NAME = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}")
 _SECRET_ARN = re.compile(
     r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]{1,512}"
 )
+_URL_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _HEADER_NAME = re.compile(r"[!-9;-~]{1,64}")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?")
 _OTHER_MAIL_SERVERS = re.compile(
@@ -101,6 +103,31 @@ def _secret_name(value: str) -> str:
     return value
 
 
+def _endpoint(value: str) -> str:
+    # As the agent does (relay_agent/settings.py): a secret must not cross a strange network in clear text.
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018  (raises where it is none)
+    except ValueError:
+        parts = urlsplit("")
+    host = parts.hostname or ""
+    if parts.username is not None or parts.query or parts.fragment:
+        # Not shown: it may be a password.
+        raise ValueError("an address must hold no user name, password or query")
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and _is_private(host))
+    if not is_safe or not _URL_HOST.fullmatch(host) or re.search(r"\s", value):
+        raise ValueError("expected an `https://` address, or `http://` and a private IP address")
+    return value
+
+
+def _is_private(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_private or address.is_link_local or address.is_loopback
+
+
 def _header_name(value: str) -> str:
     # RFC 5322, 2.2: printable characters without the colon. 64 is what our header tables are tried with.
     if not _HEADER_NAME.fullmatch(value):
@@ -135,6 +162,7 @@ Domain = Annotated[str, AfterValidator(_domain)]
 Network = Annotated[str, AfterValidator(_network)]
 MailAddress = Annotated[str, AfterValidator(_address)]
 SecretName = Annotated[str, AfterValidator(_secret_name)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 OneLine = Annotated[str, AfterValidator(_one_line)]
 PackageName = Annotated[str, AfterValidator(_package)]

@@ -56,6 +56,13 @@ def installed_release(root: Path) -> Release:
 
     Errors: BuilderError when Postfix is missing or older than all of them.
     """
+    if not (root / "usr/sbin/postconf").exists():
+        raise BuilderError(
+            f"There is no Postfix in `{root}`: no `{root / 'usr/sbin/postconf'}`",
+            hint="Run `sudo apt-get install postfix`"
+            if root == Path("/")
+            else f"Run `chroot {root} apt-get install postfix`, or name another tree",
+        )
     inside = [] if root == Path("/") else ["chroot", str(root)]
     version = process.run([*inside, "postconf", "-dh", "mail_version"]).stdout.strip()
     series = tuple(int(part) for part in version.split(".")[:2])

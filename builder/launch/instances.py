@@ -1,7 +1,8 @@
 """Relays under QEMU that outlive the command that started them: start, list, stop, start again.
 
 Each has a file `ID.json` that says what it is, and a folder `ID/` with its disk, seed and console. A flush of
-the guest reaches this machine's disk before the guest is told so: mail that was accepted stays.
+the guest reaches this machine's disk before the guest is told so: mail that was accepted stays. The disk
+builds upon a hard link to the image, so that the queue on it outlives a new bake of that name.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from builder import console, disk_image, process, scratch, workspace
 from builder.errors import BuilderError, CommandError
-from builder.launch import health, qemu, qmp, seed
+from builder.launch import backing, health, qemu, qmp, seed
 from builder.launch.accelerator import Accelerator, choose_accelerator
 from builder.launch.guest import tail
 from builder.launch.identity import new_identity
@@ -35,6 +36,7 @@ _TYPES: Mapping[str, Any] = {
     **dict.fromkeys(("image", "socket", "started"), str),
     **dict.fromkeys(("memory_mib", "cpus", "pid"), int),
     "pid_created": (int, float),
+    "is_linked": bool,
 }
 
 
@@ -56,6 +58,8 @@ class Instance:
     pid: int = 0
     pid_created: float = 0.0
     """When the process began: tells it from a later one with the same id."""
+    is_linked: bool = False
+    """Whether its folder has a link to the image; else the disk needs the image itself, at its place."""
     schema: int = field(default=SCHEMA)
 
     @property
@@ -82,6 +86,19 @@ class Instance:
     def disk(self) -> Path:
         """Its disk, with the queue on it."""
         return Path(self.folder) / "disk.qcow2"
+
+    @property
+    def backing_file(self) -> Path:
+        """The file that its disk builds upon."""
+        return Path(self.folder) / backing.LINK if self.is_linked else Path(self.image)
+
+    @property
+    def has_backing(self) -> bool:
+        """Whether that file is there as it was at the launch; without it the disk cannot be read."""
+        try:
+            return backing.stamp(self.backing_file) == self.image_stamp
+        except OSError:
+            return False
 
     def _process(self) -> psutil.Process | None:
         try:
@@ -138,10 +155,11 @@ def launch_instance(
             qemu.check_free_space(home)
             if public_key is not None:
                 user_data = seed.add_login(user_data, public_key)
+            link = backing.link(image, home)
             instance = Instance(
                 id=identity,
                 image=str(image.resolve()),
-                image_stamp=_stamp(image),
+                image_stamp=backing.stamp(link or image),
                 folder=str(home.resolve()),
                 socket=str(sockets / "qmp"),
                 ports=qemu.choose_ports(forward or dict.fromkeys(FORWARDED, 0)),
@@ -149,8 +167,10 @@ def launch_instance(
                 memory_mib=memory_mib,
                 cpus=cpus,
                 started=_now(),
+                is_linked=link is not None,
             )
-            disk_image.create_overlay(checked, instance.disk)
+            base = replace(checked, path=instance.backing_file)
+            disk_image.create_overlay(base, instance.disk, moves_along=instance.is_linked)
             seed.write_seed(home / "seed.iso", user_data=user_data, instance_id=identity, work=home / "seed")
             return _power_on(instance)
         except BaseException:
@@ -200,14 +220,32 @@ def find_instance(folder: Path, identity: str) -> Instance:
     raise BuilderError(f"In `{folder}` {said} `{identity}`; known: {names}")
 
 
+def require_replaceable(images_dir: Path, name: str) -> None:
+    """Check that no relay's disk needs the image NAME itself. Errors: BuilderError naming those that do."""
+    folder = (images_dir / name).resolve()
+    users = [
+        instance.id
+        for instance in list_instances(images_dir / workspace.INSTANCES)
+        if not instance.is_linked and instance.has_backing and instance.backing_file.is_relative_to(folder)
+    ]
+    if users:
+        named = ", ".join(f"`{user}`" for user in users)
+        raise BuilderError(
+            f"Image `{name}` cannot be replaced: the disks of {named} build upon it, "
+            "and the mail in their queues would be lost",
+            hint="Bake under another name with `--name`, or, once their queues are empty, "
+            f"`builder instances delete {users[0]}`",
+        )
+
+
 def start_instance(instance: Instance) -> Instance:
     """Switch a stopped instance on again, with its disk and ports; BuilderError when it cannot."""
     if instance.status == "running":
         return instance
-    image = Path(instance.image)
-    if not image.exists() or _stamp(image) != instance.image_stamp:
+    if not instance.has_backing:
         raise BuilderError(
-            f"`{instance.id}` cannot start: its disk builds upon `{image}`, which is gone or was replaced",
+            f"`{instance.id}` cannot start: its disk builds upon `{instance.backing_file}`, "
+            "which is gone or was replaced",
             hint="Put that image back, or launch a new instance from the new one",
         )
     qemu.check_free_space(Path(instance.folder))
@@ -338,11 +376,6 @@ def _read(path: Path) -> Instance:
     if not all(isinstance(value, _TYPES[name]) for name, value in raw.items() if name in _TYPES):
         raise TypeError("a value is of another type")
     return instance
-
-
-def _stamp(image: Path) -> tuple[int, int]:
-    facts = image.stat()
-    return facts.st_size, facts.st_mtime_ns
 
 
 def _now() -> str:

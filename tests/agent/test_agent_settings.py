@@ -10,6 +10,7 @@ from relay_agent import settings as config
 from relay_agent.places import Places
 from relay_agent.trouble import Trouble
 
+from builder.config import boot_config
 from tests.agent.relay_world import agent_json, make_places, upstream_json, write_json
 
 CA = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n"
@@ -93,6 +94,24 @@ def test_a_value_that_could_be_a_secret_is_not_repeated(tree: Places) -> None:
 @pytest.mark.parametrize("endpoint", ["ftp://10.0.0.1", "https://user:pass@example.com", "http://8.8.8.8", 5])
 def test_an_endpoint_that_would_show_the_secret_is_refused(tree: Places, endpoint: Any) -> None:
     assert "endpoint" in trouble_with(tree, boot={"schema": 1, "endpoint": endpoint}).message
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://vpce-1.secretsmanager.eu-west-1.vpce.amazonaws.com",
+        "http://10.0.2.2:5000",
+        "http://[fd00::1]:5000/",
+        "http://localhost:5000",
+    ],
+)
+def test_an_endpoint_that_the_builder_takes_is_taken(tree: Places, endpoint: str) -> None:
+    boot = boot_config({"endpoint": endpoint, "imds_endpoint": endpoint, "region": "us-gov-east-1"})
+    write_json(tree.agent_json, agent_json())
+    write_json(tree.boot_json, boot.to_json_dict())
+    settings = config.load(tree)
+    assert (settings.endpoint, settings.imds_endpoint) == (endpoint, endpoint)
+    assert settings.region == "us-gov-east-1"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 2}'])

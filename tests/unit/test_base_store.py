@@ -79,8 +79,8 @@ def test_a_work_folder_of_a_killed_run_is_emptied_first() -> None:
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("BUILDER_CACHE", str(tmp_path / "file"))
+    (tmp_path / "bases").write_text("")
+    monkeypatch.setenv("BUILDER_CACHE", str(tmp_path))
     with (
         pytest.raises(BuilderError, match="Cannot write to the cache folder") as caught,
         base_store.work_folder("x"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def baked(tmp_path: Path) -> Path:
     """An image that was baked and verified, as far as its record goes; returns its folder."""
     folder = tmp_path / "images" / "ses-debian-12"
     folder.mkdir(parents=True)
-    (folder / "relay.qcow2").write_bytes(b"QFI\xfb" + bytes(96))
+    disk = b"QFI\xfb" + bytes(96)
+    (folder / "relay.qcow2").write_bytes(disk)
     inputs = Inputs(
         target="qemu", base="a" * 64, rendered="b" * 64, template="c" * 64, config="d" * 64, tools={}
     )
@@ -37,7 +39,7 @@ def baked(tmp_path: Path) -> Path:
         preset="ses",
         base=Base(name="debian-12", release="debian-12", digest="a" * 64, source="packages (built)"),
         inputs=inputs,
-        artifact=Artifact(file="relay.qcow2", sha256="e" * 64, size=100),
+        artifact=Artifact(file="relay.qcow2", sha256=hashlib.sha256(disk).hexdigest(), size=100),
         tools={"packer": "1.6.6"},
         timings={"total": 185.0},
     )
@@ -223,6 +225,16 @@ def test_launch_refuses_a_network_that_lets_strangers_relay(
     assert "`0.0.0.0/0`" in err
 
 
+def test_launch_refuses_an_endpoint_that_the_agent_would_refuse(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _out, err = run(capsys, "launch", str(image), "--endpoint", "not a url", "--region", " ")
+
+    assert code == 1
+    assert "`endpoint` is `not a url`, expected" in err
+    assert "`region` is ` `, expected" in err
+
+
 def test_launch_refuses_an_image_that_has_failed_its_verification(
     baked: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,6 +244,20 @@ def test_launch_refuses_an_image_that_has_failed_its_verification(
     assert code == 1
     assert "has failed its verification" in err
     assert str(baked / "relay.qcow2") in err
+
+
+@pytest.mark.parametrize("verb", [["launch", "ses-debian-12"], ["verify", "ses-debian-12", "--short"]])
+def test_an_image_that_is_not_as_it_was_baked_is_neither_launched_nor_verified(
+    baked: Path, verb: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (baked / "relay.qcow2").open("r+b") as stream:
+        stream.seek(50)
+        stream.write(b"10 bytes  ")
+    code, _out, err = run(capsys, *verb)
+
+    assert code == 1
+    assert "Image `ses-debian-12` is not as it was baked" in " ".join(err.split())
+    assert records.load(baked).status == "verified"
 
 
 def test_an_image_that_nobody_has_tried_is_warned_about(

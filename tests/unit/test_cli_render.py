@@ -7,6 +7,7 @@ import pytest
 import trustme
 import yaml
 
+from builder.cli.render import write
 from tests.unit.test_cli import run
 
 SES = ("--preset", "ses", "--region", "eu-west-1")
@@ -171,3 +172,22 @@ def test_without_a_region_ses_gets_one_and_says_so(
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
     _code, out, _err = run(capsys, "render", "--preset", "ses")
     assert "[email-smtp.eu-central-1.amazonaws.com]:587" in out
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_what_cannot_be_written_whole_leaves_what_was_there(tmp_path: Path, was_there: bool) -> None:
+    out = tmp_path / "out"
+    if was_there:
+        write({"root/etc/a": "old"}, out)
+    with pytest.raises(OSError, match="File name too long"):
+        write({"root/etc/a": "new", "b" * 300: "no file system takes this name"}, out)
+    assert out.exists() is was_there
+    assert [path.read_text() for path in out.rglob("*") if path.is_file()] == ["old"] * was_there
+
+
+def test_files_are_written_over_those_of_an_earlier_time(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        write({"root/etc/a": text, "packages.txt": text}, tmp_path / "out")
+    files = {path.name: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"a": "new", "packages.txt": "new"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["packages.txt", "root"]

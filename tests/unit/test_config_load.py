@@ -219,6 +219,31 @@ def test_launch_settings_are_checked_the_same_way() -> None:
     assert len(raised.value.problems) == 2
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"endpoint": "not a url"},
+        {"endpoint": "http://10.0.2.2:99999"},
+        {"endpoint": "http://secrets.example.com"},
+        {"endpoint": "https://a b"},
+        {"imds_endpoint": "ftp://10.0.2.2"},
+        {"region": " "},
+        {"region": "Ireland"},
+    ],
+)
+def test_launch_settings_that_the_agent_would_refuse_are_refused_here(settings: dict[str, str]) -> None:
+    [(key, value)] = settings.items()
+    with pytest.raises(ConfigError) as raised:
+        boot_config(settings)
+    assert f"`{key}` is `{value}`, expected an " in raised.value.message
+
+
+def test_who_is_named_in_an_address_is_refused_and_not_shown() -> None:
+    with pytest.raises(ConfigError, match="`endpoint` is wrong: an address must hold no user") as raised:
+        boot_config({"endpoint": "https://hunter22@secrets.example.com"})
+    assert "hunter22" not in raised.value.message
+
+
 def test_launch_settings_never_make_an_open_relay() -> None:
     with pytest.raises(ConfigError, match="would let strangers relay"):
         boot_config({"networks": ["0.0.0.0/0"]})

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.conformance.here import lacking
+import pytest
+
+from builder.conformance.here import installed_release, lacking
 from builder.conformance.setups import SETUPS
+from builder.errors import BuilderError
 
 
 def test_without_opendkim_only_its_cases_are_left_out(tmp_path: Path) -> None:
@@ -19,3 +22,9 @@ def test_with_opendkim_nothing_is_left_out(tmp_path: Path) -> None:
     program.parent.mkdir(parents=True)
     program.touch()
     assert not any(lacking(setup, tmp_path) for setup in SETUPS.values())
+
+
+def test_a_tree_without_postfix_is_told_before_anything_runs_in_it(tmp_path: Path) -> None:
+    with pytest.raises(BuilderError, match=f"There is no Postfix in `{tmp_path}`") as caught:
+        installed_release(tmp_path)
+    assert f"chroot {tmp_path} apt-get install postfix" in (caught.value.hint or "")

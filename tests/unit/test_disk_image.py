@@ -85,6 +85,16 @@ def test_an_overlay_names_its_image_and_the_images_format(image: Path, tmp_path:
     assert info["virtual-size"] == 2**21
 
 
+def test_an_overlay_and_its_image_may_be_moved_together(image: Path, tmp_path: Path) -> None:
+    home, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    home.mkdir()
+    image.rename(home / "image")
+    disk_image.create_overlay(disk_image.read(home / "image", BASE), home / "disk.qcow2", moves_along=True)
+    home.rename(elsewhere)
+    chain = process.run(["qemu-img", "info", "--backing-chain", "--output=json", elsewhere / "disk.qcow2"])
+    assert len(json.loads(chain.stdout)) == 2
+
+
 def test_an_image_that_needs_another_file_says_how_to_make_it_one(image: Path, tmp_path: Path) -> None:
     overlay = tmp_path / "overlay.qcow2"
     disk_image.create_overlay(disk_image.read(image, BASE), overlay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from subprocess import PIPE
 import psutil
 import pytest
 
+from builder import disk_image, process, workspace
 from builder.errors import BuilderError
 from builder.launch import GuestError
 from builder.launch.accelerator import Accelerator
@@ -21,6 +23,7 @@ from builder.launch.instances import (
     find_instance,
     launch_instance,
     list_instances,
+    require_replaceable,
     start_instance,
     stop_instance,
     wait_instance_ready,
@@ -123,6 +126,99 @@ def test_a_replaced_image_is_not_built_upon(order: Order, image: Path, folder: P
     image.write_bytes(b"QFI\xfb another")
     with pytest.raises(BuilderError, match="gone or was replaced"):
         start_instance(started)
+
+
+@pytest.fixture
+def baked(tmp_path: Path) -> Path:
+    """The disk of an image that was baked as NAME `ses`; its relays have their place beside it."""
+    return _bake(tmp_path / "images", b"QFI\xfb first")
+
+
+@pytest.fixture
+def beside(baked: Path) -> Iterator[Path]:
+    folder = baked.parent.parent / workspace.INSTANCES
+    yield folder
+    for instance in list_instances(folder):
+        stop_instance(instance, delete=True, timeout_seconds=0)
+
+
+def _bake(images_dir: Path, disk: bytes) -> Path:
+    with workspace.create(images_dir, "ses", "b1") as work:
+        (work.path / "relay.qcow2").write_bytes(disk)
+        return work.finish() / "relay.qcow2"
+
+
+def test_a_new_bake_leaves_the_disk_of_a_launched_relay_whole(
+    order: Order, baked: Path, beside: Path
+) -> None:
+    order()
+    started = _launch(baked, beside)
+    stop_instance(started, timeout_seconds=10)
+    require_replaceable(baked.parent.parent, "ses")
+    _bake(baked.parent.parent, b"QFI\xfb second, another")
+    again = start_instance(find_instance(beside, started.id))
+    assert again.status == "running"
+    assert again.backing_file.read_bytes() == b"QFI\xfb first"
+
+
+def test_the_disk_builds_upon_the_relays_own_link(order: Order, image: Path, folder: Path) -> None:
+    order()
+    started = _launch(image, folder)
+    assert started.backing_file.parent == started.disk.parent
+    assert started.backing_file.samefile(image)
+
+
+@pytest.mark.allow_programs("qemu-img")
+def test_the_queue_is_read_through_the_link_when_the_image_is_gone(
+    order: Order, image: Path, folder: Path, tmp_path: Path
+) -> None:
+    order()
+    (tmp_path / "fake-tools/qemu-img").unlink()
+    process.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"])
+    started = _launch(image, folder)
+    image.unlink()
+    assert disk_image.read(started.backing_file, disk_image.BAKED).format == "qcow2"
+    process.run(["qemu-img", "check", "-q", "-U", started.disk])
+    chain = process.run(["qemu-img", "info", "-U", "--backing-chain", "--output=json", started.disk]).stdout
+    assert len(json.loads(chain)) == 2
+
+
+def _no_link(_source: Path, _target: Path) -> None:
+    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+
+def test_an_image_that_cannot_be_linked_is_not_replaced_under_a_relay(
+    order: Order, baked: Path, beside: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    order()
+    monkeypatch.setattr(os, "link", _no_link)
+    started = _launch(baked, beside)
+    assert started.backing_file == baked
+    assert "keep it as it is" in " ".join(capsys.readouterr().err.split())
+    require_replaceable(baked.parent.parent, "another")
+    with pytest.raises(BuilderError, match=f"`{started.id}`") as caught:
+        require_replaceable(baked.parent.parent, "ses")
+    assert f"`builder instances delete {started.id}`" in str(caught.value.hint)
+    assert "`--name`" in str(caught.value.hint)
+    stop_instance(started, delete=True, timeout_seconds=10)
+    require_replaceable(baked.parent.parent, "ses")
+
+
+def test_a_relay_of_an_older_builder_starts_and_keeps_its_image(
+    order: Order, baked: Path, beside: Path
+) -> None:
+    order()
+    started = _launch(baked, beside)
+    stop_instance(started, timeout_seconds=10)
+    # As an older one left it: nothing about a link, and none there.
+    state = json.loads((beside / f"{started.id}.json").read_text())
+    del state["is_linked"]
+    (beside / f"{started.id}.json").write_text(json.dumps(state))
+    started.backing_file.unlink()
+    with pytest.raises(BuilderError, match="cannot be replaced"):
+        require_replaceable(baked.parent.parent, "ses")
+    assert start_instance(find_instance(beside, started.id)).status == "running"
 
 
 def test_a_start_that_fails_leaves_nothing(order: Order, image: Path, folder: Path) -> None:

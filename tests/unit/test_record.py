@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,10 @@ from builder.record import Artifact, Base, ImageRecord, Inputs, Package
 INPUTS = Inputs(target="qemu", base="1" * 64, rendered="2" * 64, template="3" * 64, config="4" * 64, tools={})
 
 
+DISK = b"disk"
+SHA256 = hashlib.sha256(DISK).hexdigest()
+
+
 def make(name: str = "ses", inputs: Inputs = INPUTS, **changes: object) -> ImageRecord:
     fields = {
         "name": name,
@@ -23,12 +29,12 @@ def make(name: str = "ses", inputs: Inputs = INPUTS, **changes: object) -> Image
         "preset": "ses",
         "base": Base(name="debian-12", release="debian-12", digest="1" * 64, source="built"),
         "inputs": inputs,
-        "artifact": Artifact(file="relay.qcow2", sha256="5" * 64, size=4),
+        "artifact": Artifact(file="relay.qcow2", sha256=SHA256, size=4),
     }
     return ImageRecord.model_validate({**fields, **changes})
 
 
-def put(images: Path, made: ImageRecord, disk: bytes | None = b"disk") -> Path:
+def put(images: Path, made: ImageRecord, disk: bytes | None = DISK) -> Path:
     folder = images / made.name
     folder.mkdir(parents=True)
     if disk is not None:
@@ -73,6 +79,50 @@ def test_image_whose_disk_is_missing_or_of_another_size_is_not_found(
 ) -> None:
     put(tmp_path, make(), disk)
     assert record.find(tmp_path, INPUTS.key) is None
+
+
+def test_image_whose_disk_was_changed_is_told_and_not_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = put(tmp_path, make(), b"dusk")
+    assert record.find(tmp_path, INPUTS.key) is None
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"`{folder / 'relay.qcow2'}` has sha256 {hashlib.sha256(b'dusk').hexdigest()}" in said
+    assert f"its record says {SHA256}" in said
+    with pytest.raises(BuilderError, match="is not as it was baked") as caught:
+        record.require_whole(record.load(folder), folder)
+    assert "builder bake" in str(caught.value.hint)
+
+
+def test_an_image_that_was_just_made_is_not_read_again(tmp_path: Path) -> None:
+    folder = put(tmp_path, make())
+    record.remember(make(), folder)
+    disk = folder / "relay.qcow2"
+    times = disk.stat()
+    # Other bytes of the same file: only one who reads it can tell.
+    with disk.open("r+b") as stream:
+        stream.write(b"dusk")
+    os.utime(disk, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert record.find(tmp_path, INPUTS.key) is not None
+
+
+def test_the_image_of_the_asked_name_is_found_beside_others_of_the_same_inputs(tmp_path: Path) -> None:
+    put(tmp_path, make("first"))
+    second = put(tmp_path, make("second"))
+    assert record.find(tmp_path, INPUTS.key, name="second") == (second, record.load(second))
+    assert record.find(tmp_path, INPUTS.key, name="third") is None
+
+
+def test_the_second_look_is_for_one_name_and_says_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = put(tmp_path, make())
+    (put(tmp_path, make("broken")) / "record.json").write_text("{")
+    assert record.find_named(tmp_path, "ses", INPUTS.key) == (folder, record.load(folder))
+    assert record.find_named(tmp_path, "ses", "another key") is None
+    assert record.find_named(tmp_path, "broken", INPUTS.key) is None
+    assert record.find_named(tmp_path, "nothing", INPUTS.key) is None
+    assert capsys.readouterr().err == ""
 
 
 def test_failed_image_and_hidden_folders_are_not_found(tmp_path: Path) -> None:

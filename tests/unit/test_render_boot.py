@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from builder.config import load_config
 from builder.config.model import BootConfig
 from builder.errors import BuilderError
 from builder.releases import get_release
@@ -28,6 +29,15 @@ def test_boot_json_is_written_as_given() -> None:
     entry = _parsed(render_boot(boot))["write_files"][0]
     assert entry["path"] == "/etc/relay/boot.json"
     assert json.loads(entry["content"]) == boot.to_json_dict()
+
+
+@pytest.mark.parametrize(
+    ("preset", "region", "named"), [("ses", "eu-west-1", "eu-west-1"), ("mailgun", "eu", None)]
+)
+def test_the_example_names_the_region_of_aws_only(preset: str, region: str, named: str | None) -> None:
+    config = load_config(None, {"preset": preset, "region": region})
+    entry = _parsed(render(config, get_release("debian-12"))["boot/user-data"])["write_files"][0]
+    assert json.loads(entry["content"]).get("region") == named
 
 
 def test_hosts_are_appended_and_kept() -> None:
