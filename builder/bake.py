@@ -90,7 +90,8 @@ class Plan:
 def plan(request: BakeRequest) -> Plan:
     """Work out what goes into the image, and whether it is there already; changes nothing.
 
-    Errors: BuilderError for an unknown base or one that cannot be had, or a release that nobody named.
+    Errors: BuilderError for an unknown base or one that cannot be had, a release that nobody named, or a
+    template that does not fit.
     """
     chosen = base.resolve(request.base, release=request.release)
     if chosen.arch != _ARCH:
@@ -105,7 +106,10 @@ def plan(request: BakeRequest) -> Plan:
         "qemu", base=chosen.sha256, files=files, template=template, config=request.config
     )
     name = request.name or f"{request.config.preset}-{release.name}"
-    return Plan(name, inputs, chosen, release, files, _find(request, inputs.key))
+    found = bake_inputs.find_image(request.images_dir, inputs.key, name=request.name, force=request.force)
+    if found is None:
+        packer_template.check(template, packer_qemu.expected_values(), target="qemu")
+    return Plan(name, inputs, chosen, release, files, found)
 
 
 def bake(request: BakeRequest) -> tuple[Path, ImageRecord]:
@@ -124,16 +128,16 @@ def bake(request: BakeRequest) -> tuple[Path, ImageRecord]:
     packer.require_tools("qemu")
     accelerator = choose_accelerator(request.accelerator)
     packer_qemu.require_bake_space(planned.base.path, request.images_dir)
-    with workspace.create(
-        request.images_dir, planned.name, workspace.new_bake_id(), wait_seconds=request.wait_seconds
-    ) as work:
-        try:
-            with workspace.no_space(work.path):
-                record = _build(request, planned, work, tool, accelerator)
-                record = _prove(request, planned, work, record, accelerator)
-                return work.finish(), record
-        except BuilderError as error:
-            raise bundle.keep(work, error) from error
+    with (
+        workspace.create(
+            request.images_dir, planned.name, workspace.new_bake_id(), wait_seconds=request.wait_seconds
+        ) as work,
+        bundle.kept(work),
+        workspace.no_space(work.path),
+    ):
+        record = _build(request, planned, work, tool, accelerator)
+        record = _prove(request, planned, work, record, accelerator)
+        return work.finish(), record
 
 
 def _build(
@@ -250,15 +254,6 @@ def _release_of(chosen: base.Base, request: BakeRequest) -> Release:
             hint="Say it with `--release`, such as `--release ubuntu-24.04`",
         )
     return get_release(request.release or chosen.release)
-
-
-def _find(request: BakeRequest, key: str) -> tuple[Path, ImageRecord] | None:
-    if request.force:
-        return None
-    found = records.find(request.images_dir, key)
-    if found is None or (request.name is not None and found[1].name != request.name):
-        return None
-    return found
 
 
 def _describe_base(planned: Plan) -> records.Base:

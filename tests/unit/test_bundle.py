@@ -83,7 +83,11 @@ def test_catalogue_fills_its_sentences_from_its_own_groups() -> None:
 def test_unknown_failure_repeats_the_error_and_its_hint() -> None:
     found = bundle.diagnose({"error.txt": "It did not work\nmore\n"}, default_hint="Try again")
     assert (found.name, found.summary, found.hint) == ("unknown", "It did not work", "Try again")
-    assert "packer.log" in bundle.diagnose({"error.txt": "x"}).hint
+    assert bundle.diagnose({"error.txt": "x"}).hint == ""
+    assert bundle.diagnose({"error.txt": "x", "packer.log": ""}).hint == "Read `packer.log` from its end"
+    assert bundle.diagnose({"error.txt": "x", "packer.log": "", "serial.log": ""}).hint == (
+        "Read `packer.log` from its end, then `serial.log`"
+    )
 
 
 def test_mirror_that_failed_once_does_not_explain_a_later_step(tmp_path: Path) -> None:
