@@ -34,7 +34,6 @@ from builder import (
 from builder import record as records
 from builder.ami import SourceAmi
 from builder.config import RelayConfig
-from builder.errors import BuilderError
 from builder.packer import Packer
 from builder.record import Artifact, ImageRecord, Inputs
 from builder.releases import Release, get_release
@@ -75,8 +74,15 @@ class AmiPlan:
 
 
 def plan(request: AmiRequest) -> AmiPlan:
-    """Pin the source AMI and work out the bake key; only reads from AWS. Errors: BuilderError."""
+    """Pin the source AMI and work out the bake key; only reads from AWS.
+
+    Errors: BuilderError; for a variable or a network that will not do before AWS is asked for anything.
+    """
     release = get_release(request.release)
+    ami.require_free(request.variables)
+    if request.ssh_from is not None:
+        ami.caller_cidr(request.ssh_from)
+    packer_template.check(_template(request), ami.expected_values(request.variables), target="ami")
     endpoint = ami.private_endpoint()
     source = ami.resolve_source(release, region=request.region, ami_id=request.source_ami, endpoint=endpoint)
     files = render(request.config, release)
@@ -89,7 +95,7 @@ def plan(request: AmiRequest) -> AmiPlan:
         config=request.config,
     )
     name = request.name or f"{request.config.preset}-{release.name}-ami"
-    found = None if request.force else records.find(request.images_dir, inputs.key)
+    found = bake_inputs.find_image(request.images_dir, inputs.key, name=request.name, force=request.force)
     return AmiPlan(name, release, source, inputs, files, found)
 
 
@@ -105,16 +111,16 @@ def bake_ami(request: AmiRequest) -> tuple[Path, ImageRecord]:
         return planned.found
     tool = packer.find(request.packer)
     cidr = ami.caller_cidr(request.ssh_from)
-    with workspace.create(
-        request.images_dir, planned.name, workspace.new_bake_id(), wait_seconds=request.wait_seconds
-    ) as work:
-        try:
-            with workspace.no_space(work.path):
-                record = _build(request, planned, work, tool, cidr)
-                records.save(record, work.path)
-                return work.finish(), record
-        except BuilderError as error:
-            raise bundle.keep(work, error) from error
+    with (
+        workspace.create(
+            request.images_dir, planned.name, workspace.new_bake_id(), wait_seconds=request.wait_seconds
+        ) as work,
+        bundle.kept(work),
+        workspace.no_space(work.path),
+    ):
+        record = _build(request, planned, work, tool, cidr)
+        records.save(record, work.path)
+        return work.finish(), record
 
 
 def _build(request: AmiRequest, planned: AmiPlan, work: Workspace, tool: Packer, cidr: str) -> ImageRecord:
@@ -152,13 +158,14 @@ def _fill(request: AmiRequest, planned: AmiPlan, work: Workspace, tool: Packer, 
     """Write what goes into the instance, and the template that makes it."""
     template = _template(request)
     bake_inputs.fill(work, files=planned.files, template=template, config=request.config)
+    ami.check_user_data(work.seed / "user-data")
     values = ami.values(
         work,
         planned.source,
         tags=ami.tags(work, key=planned.inputs.key, preset=request.config.preset, source=planned.source),
         ssh_from=cidr,
         endpoint=ami.private_endpoint(),
-        **request.variables,
+        options=request.variables,
     )
     packer_template.stage(template, work.packer, packer=tool, target="ami", values=values)
 

@@ -28,7 +28,7 @@ def sample_values(target: Target, work: Workspace) -> dict[str, object]:
         return packer_qemu.values(work, work.path / "start.qcow2", accelerator="tcg")
     source = ami.SourceAmi("ami-0a1b2c3d4e5f60002", "ubuntu", "us-east-1", "--source-ami")
     tags = ami.tags(work, key="0" * 64, preset="ses", source=source)
-    return ami.values(work, source, tags=tags, ssh_from="203.0.113.7/32", skip_checks=True)
+    return ami.values(work, source, tags=tags, ssh_from="203.0.113.7/32", options={"skip_checks": True})
 
 
 @pytest.mark.allow_programs("packer", "ssh-keygen")
