@@ -106,7 +106,7 @@ def plan(request: BakeRequest) -> Plan:
         "qemu", base=chosen.sha256, files=files, template=template, config=request.config
     )
     name = request.name or f"{request.config.preset}-{release.name}"
-    found = bake_inputs.find_image(request.images_dir, inputs.key, name=request.name, force=request.force)
+    found = None if request.force else records.find(request.images_dir, inputs.key, name=request.name)
     if found is None:
         packer_template.check(template, packer_qemu.expected_values(), target="qemu")
     return Plan(name, inputs, chosen, release, files, found)

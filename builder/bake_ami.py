@@ -95,7 +95,7 @@ def plan(request: AmiRequest) -> AmiPlan:
         config=request.config,
     )
     name = request.name or f"{request.config.preset}-{release.name}-ami"
-    found = bake_inputs.find_image(request.images_dir, inputs.key, name=request.name, force=request.force)
+    found = None if request.force else records.find(request.images_dir, inputs.key, name=request.name)
     return AmiPlan(name, release, source, inputs, files, found)
 
 

@@ -50,16 +50,6 @@ def fill(work: Workspace, *, files: Mapping[str, str], template: Path, config: R
     (work.path / records.CONFIG).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def find_image(
-    images_dir: Path, key: str, *, name: str | None, force: bool
-) -> tuple[Path, records.ImageRecord] | None:
-    """Find the image that a bake would make again: of this key and, where the user gave one, of this name."""
-    if force:
-        return None
-    found = records.find(images_dir, key)
-    return None if found is None or name not in (None, found[1].name) else found
-
-
 def _seed(
     files: Mapping[str, str], scripts: Mapping[str, Path], *, public_key: str, instance_id: str
 ) -> dict[str, str]:

@@ -195,10 +195,11 @@ def images(images_dir: Path) -> Iterator[tuple[Path, ImageRecord]]:
             console.warn(f"{error.message}. {error.hint}")
 
 
-def find(images_dir: Path, key: str) -> tuple[Path, ImageRecord] | None:
-    """Find the image that was made from the same inputs and is still whole."""
+def find(images_dir: Path, key: str, *, name: str | None = None) -> tuple[Path, ImageRecord] | None:
+    """Find the image that was made from the same inputs, and has this name, and is still whole."""
     for folder, record in images(images_dir):
-        if record.key == key and record.status != "failed" and is_whole(record, folder):
+        is_asked_for = record.key == key and name in (None, record.name)
+        if is_asked_for and record.status != "failed" and is_whole(record, folder):
             return folder, record
     return None
 

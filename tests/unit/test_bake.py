@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 
-from builder import assets, packer_qemu
-from builder.ami import SourceAmi
+from builder import ami, assets, bake_ami
+from builder import record as records
 from builder.bake import BakeRequest, bake, plan
-from builder.bake_ami import AmiRequest, bake_ami
+from builder.bake_ami import AmiRequest
 from builder.config import load_config
 from builder.errors import BuilderError, ConfigError
 from tests.fakes import FakeTool, FakeTools
+from tests.unit.test_ami import KNOWN, ec2
 from tests.unit.test_cli import run
+
+__all__ = ["ec2"]
 
 pytestmark = pytest.mark.allow_programs("setpriv")
 CONFIG = load_config(None, {"preset": "ses", "region": "eu-west-1"})
@@ -120,7 +123,9 @@ def test_a_dry_run_shows_every_mistake(
 def test_our_own_template_fits_both_targets(request_qemu: BakeRequest, tool: FakeTool) -> None:
     assert plan(request_qemu).found is None
     with pytest.raises(BuilderError, match="there are no AWS credentials"):
-        bake_ami(AmiRequest(config=CONFIG, release="ubuntu-24.04", region="us-east-1", source_ami="ami-1"))
+        bake_ami.bake_ami(
+            AmiRequest(config=CONFIG, release="ubuntu-24.04", region="us-east-1", source_ami="ami-1")
+        )
     assert tool.calls == []
 
 
@@ -164,32 +169,6 @@ def test_result_that_cannot_be_understood_leaves_a_bundle(
     }
 
 
-@pytest.mark.parametrize("raised", [ZeroDivisionError("by us"), KeyboardInterrupt()])
-@pytest.mark.usefixtures("tool")
-def test_a_mistake_of_builder_goes_on_as_it_is_and_leaves_a_bundle(
-    request_qemu: BakeRequest, fake_tool: FakeTools, monkeypatch: pytest.MonkeyPatch, raised: BaseException
-) -> None:
-    files = '{"builds": [{"packer_run_uuid": "1", "files": [{"name": "x"}]}], "last_run_uuid": "1"}'
-    fake_tool("packer", f"{VERSION}echo started; echo '{files}' >manifest.json")
-
-    def flatten(overlay: Path, image: Path) -> Path:
-        raise raised
-
-    monkeypatch.setattr(packer_qemu, "flatten", flatten)
-    with pytest.raises(type(raised)) as error:
-        bake(request_qemu)
-    assert error.value is raised
-    assert list((request_qemu.images_dir / ".work").iterdir()) == []
-    if isinstance(raised, KeyboardInterrupt):
-        assert not (request_qemu.images_dir / ".failed").exists()
-        return
-    bundle = bundle_of(request_qemu.images_dir)
-    assert str(bundle) in "".join(raised.__notes__)
-    assert "started" in (bundle / "packer.log").read_text()
-    assert (bundle / "error.txt").read_text().startswith("ZeroDivisionError: by us\n")
-    assert "flatten" in (bundle / "error.txt").read_text()
-
-
 @pytest.mark.parametrize(
     ("variables", "complaints"),
     [
@@ -211,7 +190,7 @@ def test_variables_that_will_not_do_are_told_before_aws_is_asked(
     request_ami: AmiRequest, tool: FakeTool, variables: dict[str, Any], complaints: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        bake_ami(replace(request_ami, variables=variables))
+        bake_ami.bake_ami(replace(request_ami, variables=variables))
     assert len(error.value.problems) == len(complaints)
     assert all(complaint in error.value.message for complaint in complaints)
     assert not request_ami.images_dir.exists()
@@ -219,8 +198,6 @@ def test_variables_that_will_not_do_are_told_before_aws_is_asked(
 
 
 def test_every_variable_that_builder_sets_is_refused(request_ami: AmiRequest) -> None:
-    from builder import ami
-
     for name in ami.expected_values({}):
         with pytest.raises(ConfigError, match=f"`{name}` is set by builder"):
             ami.require_free({name: "x"})
@@ -228,20 +205,14 @@ def test_every_variable_that_builder_sets_is_refused(request_ami: AmiRequest) ->
 
 def test_network_that_is_too_wide_is_told_before_aws_is_asked(request_ami: AmiRequest) -> None:
     with pytest.raises(BuilderError, match="would let everybody reach"):
-        bake_ami(replace(request_ami, ssh_from="0.0.0.0/0"))
+        bake_ami.bake_ami(replace(request_ami, ssh_from="0.0.0.0/0"))
 
 
-def test_an_ami_of_another_name_is_no_answer(
-    request_ami: AmiRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from builder import ami
-    from builder import bake_ami as module
-    from builder import record as records
-
-    source = SourceAmi("ami-1", "x", "us-east-1", "--source-ami")
-    monkeypatch.setattr(ami, "resolve_source", lambda *_args, **_more: source)
-    planned = module.plan(request_ami)
-    folder = request_ami.images_dir / planned.name
+@pytest.mark.usefixtures("ec2")
+def test_an_ami_of_another_name_is_no_answer(request_ami: AmiRequest) -> None:
+    asked = replace(request_ami, source_ami=KNOWN)
+    planned = bake_ami.plan(asked)
+    folder = asked.images_dir / planned.name
     folder.mkdir(parents=True)
     made = records.ImageRecord(
         name=planned.name,
@@ -249,10 +220,10 @@ def test_an_ami_of_another_name_is_no_answer(
         key=planned.inputs.key,
         status="baked",
         preset="ses",
-        base=records.Base(name="x", release="ubuntu-24.04", digest="ami-1", source="x"),
+        base=records.Base(name="x", release="ubuntu-24.04", digest=KNOWN, source="x"),
         inputs=planned.inputs,
         artifact=records.Artifact(ami_ids={"us-east-1": "ami-2"}),
     )
     records.save(made, folder)
     for name, found in ((None, (folder, made)), (planned.name, (folder, made)), ("other", None)):
-        assert module.plan(replace(request_ami, name=name)).found == found
+        assert bake_ami.plan(replace(asked, name=name)).found == found
