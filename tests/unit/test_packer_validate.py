@@ -34,7 +34,9 @@ def sample_values(target: Target, work: Workspace) -> dict[str, object]:
 @pytest.mark.allow_programs("packer", "ssh-keygen")
 @pytest.mark.parametrize("target", ["qemu", "ami"])
 @pytest.mark.parametrize("which", packers.paths())
-def test_packer_validates_the_staged_template(which: str, target: Target, work: Workspace) -> None:
+def test_packer_validates_the_staged_template(
+    which: str, target: Target, work: Workspace, request: pytest.FixtureRequest
+) -> None:
     reason = packers.why_not(packers.paths()[which], target)
     if reason and which != "archive":
         pytest.skip(f"Packer `{which}`, target `{target}`: {reason}")
@@ -46,3 +48,4 @@ def test_packer_validates_the_staged_template(which: str, target: Target, work: 
 
     done = process.run([found.path, "validate", "."], cwd=work.packer, env=found.environment(), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    packers.note(request, which, target, "validated")
