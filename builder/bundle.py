@@ -151,8 +151,8 @@ def keep(work: Workspace, error: BuilderError) -> BuilderError:
 def kept(work: Workspace) -> Iterator[None]:
     """Keep the bundle of a bake that fails in the block.
 
-    Errors: BuilderError that explains a failure; any other exception is a mistake of ours and goes on as it
-    is, with a note of where the bundle lies.
+    Errors: BuilderError that explains a failure; any other exception goes on as it is, with a note of where
+    the bundle lies.
     """
     try:
         yield
