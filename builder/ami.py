@@ -12,13 +12,35 @@ from pathlib import Path
 from typing import Any
 
 from builder import aws
-from builder.errors import BuilderError
+from builder.errors import BuilderError, ConfigError
 from builder.releases import Release
 from builder.render.boot import EC2_LIMIT_BYTES
 from builder.workspace import Workspace
 
 # AWS's own service that answers with the caller's public address, as its security group guide advises.
 CHECK_IP = "https://checkip.amazonaws.com"
+# What `values` sets, and the option for it where there is one; `--var` may not set the same.
+_OWN = {
+    "name": "`--name`",
+    "region": "`--ami-region`",
+    "source_ami": "`--source-ami`",
+    "source": "`--source-ami`",
+    "ssh_source_cidrs": "`--ssh-from`",
+    "ssh_from": "`--ssh-from`",
+    "endpoint": "the environment variable AWS_ENDPOINT_URL_EC2",
+    "skip_checks": "the environment variable AWS_ENDPOINT_URL_EC2",
+    "ami_name": None,
+    "ssh_private_key_file": None,
+    "user_data_file": None,
+    "tags": None,
+    "payload": None,
+    "manifest": None,
+}
+# How wide a network of the internet may be, by IP version, and what is no part of the internet: RFC 1918,
+# 6598 and 4193. Not `is_private`, which takes 0.0.0.0/0 for private until Python 3.13.
+_WIDEST = {4: 16, 6: 32}
+_PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+_NARROWER = "Give the network that this machine is in, such as `--ssh-from 203.0.113.7/32`"
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "arm64"}
 
 
@@ -80,10 +102,26 @@ def parameter_names(release: Release, architecture: str) -> tuple[str, ...]:
     return (f"{stem}/ebs-gp3/ami-id", f"{stem}/ebs-gp2/ami-id")
 
 
+def require_free(variables: Mapping[str, Any]) -> None:
+    """Check that no variable of `--var` is one that builder sets itself.
+
+    Errors: ConfigError with every such variable, and the option that is meant.
+    """
+    problems = []
+    for name in variables:
+        if name in _OWN:
+            option = _OWN[name]
+            problems.append(
+                f"`{name}` is set by builder" + (f"; use {option}" if option else " for each bake")
+            )
+    if problems:
+        raise ConfigError("`--var`", problems)
+
+
 def caller_cidr(given: str | None = None, *, url: str = CHECK_IP, timeout_seconds: float = 10) -> str:
     """Return the network that may reach the instance's SSH port: `given`, or this machine's public address.
 
-    Errors: BuilderError when the address cannot be asked for, or the network is everybody.
+    Errors: BuilderError when the address cannot be asked for, or the network is wider than any one site's.
     """
     text, source = given, "--ssh-from"
     if text is None:
@@ -105,9 +143,23 @@ def caller_cidr(given: str | None = None, *, url: str = CHECK_IP, timeout_second
     if network.prefixlen == 0:
         raise BuilderError(
             f"`{text}` would let everybody reach the instance's SSH port",
-            hint="Give the network that this machine is in, such as `--ssh-from 203.0.113.7/32`",
+            hint=_NARROWER,
+        )
+    widest = _WIDEST[network.version]
+    if network.prefixlen < widest and not _is_private(network):
+        raise BuilderError(
+            f"`{text}` would let {network.num_addresses} addresses reach the instance's SSH port; "
+            f"a public network may be a /{widest} at most",
+            hint=_NARROWER,
         )
     return str(network)
+
+
+def _is_private(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    return any(
+        isinstance(network, type(private)) and network.subnet_of(private)  # type: ignore[arg-type]
+        for private in map(ipaddress.ip_network, _PRIVATE)
+    )
 
 
 def check_user_data(path: Path) -> None:
@@ -139,14 +191,13 @@ def values(
     tags: Mapping[str, str],
     ssh_from: str,
     endpoint: str | None = None,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the template's variables for a bake on EC2; `options` are more of them by name.
 
     `instance_type`, `subnet_id`, `encrypt_boot` and the others of source.ami.pkr.hcl have defaults.
     """
     user_data = work.seed / "user-data"
-    check_user_data(user_data)
     private = {"endpoint": endpoint, "skip_checks": True} if endpoint else {}
     return {
         "name": work.name,
@@ -161,8 +212,18 @@ def values(
         "payload": str(work.payload),
         "manifest": str(work.manifest),
         **private,
-        **options,
+        **(options or {}),
     }
+
+
+def expected_values(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the variables that any bake with these options sets, to check a template before there is one."""
+    work = Workspace(Path("images"), "name", "id")
+    source = SourceAmi("ami-0", "name", "us-east-1", "--source-ami")
+    own = tags(work, key="", preset="", source=source)
+    return values(
+        work, source, tags=own, ssh_from="127.0.0.1/32", endpoint=private_endpoint(), options=options
+    )
 
 
 def _from_parameter(release: Release, region: str, architecture: str) -> tuple[str, str]:

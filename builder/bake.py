@@ -91,7 +91,8 @@ class Plan:
 def plan(request: BakeRequest) -> Plan:
     """Work out what goes into the image, and whether it is there already; changes nothing.
 
-    Errors: BuilderError for an unknown base or one that cannot be had, or a release that nobody named.
+    Errors: BuilderError for an unknown base or one that cannot be had, a release that nobody named, or a
+    template that does not fit.
     """
     chosen = base.resolve(request.base, release=request.release)
     if chosen.arch != _ARCH:
@@ -106,7 +107,10 @@ def plan(request: BakeRequest) -> Plan:
         "qemu", base=chosen.sha256, files=files, template=template, config=request.config
     )
     name = request.name or f"{request.config.preset}-{release.name}"
-    return Plan(name, inputs, chosen, release, files, _find(request, inputs.key))
+    found = None if request.force else records.find(request.images_dir, inputs.key, name=request.name)
+    if found is None:
+        packer_template.check(template, packer_qemu.expected_values(), target="qemu")
+    return Plan(name, inputs, chosen, release, files, found)
 
 
 def bake(request: BakeRequest) -> tuple[Path, ImageRecord]:
@@ -130,16 +134,13 @@ def bake(request: BakeRequest) -> tuple[Path, ImageRecord]:
         if made is not None:
             return _answer(request, *made)
         require_replaceable(work.images_dir, work.name)
-        try:
-            with workspace.no_space(work.path):
-                record = _build(request, planned, work, tool, accelerator)
-                record = _prove(request, planned, work, record, accelerator)
-                require_replaceable(work.images_dir, work.name)  # a relay may have been launched meanwhile
-                folder = work.finish()
-                records.remember(record, folder)
-                return folder, record
-        except BuilderError as error:
-            raise bundle.keep(work, error) from error
+        with bundle.kept(work), workspace.no_space(work.path):
+            record = _build(request, planned, work, tool, accelerator)
+            record = _prove(request, planned, work, record, accelerator)
+            require_replaceable(work.images_dir, work.name)  # a relay may have been launched meanwhile
+            folder = work.finish()
+            records.remember(record, folder)
+            return folder, record
 
 
 def _answer(request: BakeRequest, folder: Path, record: ImageRecord) -> tuple[Path, ImageRecord]:
@@ -264,10 +265,6 @@ def _release_of(chosen: base.Base, request: BakeRequest) -> Release:
             hint="Say it with `--release`, such as `--release ubuntu-24.04`",
         )
     return get_release(request.release or chosen.release)
-
-
-def _find(request: BakeRequest, key: str) -> tuple[Path, ImageRecord] | None:
-    return None if request.force else records.find(request.images_dir, key, name=request.name)
 
 
 def _describe_base(planned: Plan) -> records.Base:

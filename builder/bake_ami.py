@@ -34,7 +34,6 @@ from builder import (
 from builder import record as records
 from builder.ami import SourceAmi
 from builder.config import RelayConfig
-from builder.errors import BuilderError
 from builder.launch.instances import require_replaceable
 from builder.packer import Packer
 from builder.record import Artifact, ImageRecord, Inputs
@@ -76,8 +75,15 @@ class AmiPlan:
 
 
 def plan(request: AmiRequest) -> AmiPlan:
-    """Pin the source AMI and work out the bake key; only reads from AWS. Errors: BuilderError."""
+    """Pin the source AMI and work out the bake key; only reads from AWS.
+
+    Errors: BuilderError; for a variable or a network that will not do before AWS is asked for anything.
+    """
     release = get_release(request.release)
+    ami.require_free(request.variables)
+    if request.ssh_from is not None:
+        ami.caller_cidr(request.ssh_from)
+    packer_template.check(_template(request), ami.expected_values(request.variables), target="ami")
     endpoint = ami.private_endpoint()
     source = ami.resolve_source(release, region=request.region, ami_id=request.source_ami, endpoint=endpoint)
     files = render(request.config, release)
@@ -90,7 +96,7 @@ def plan(request: AmiRequest) -> AmiPlan:
         config=request.config,
     )
     name = request.name or f"{request.config.preset}-{release.name}-ami"
-    found = None if request.force else records.find(request.images_dir, inputs.key)
+    found = None if request.force else records.find(request.images_dir, inputs.key, name=request.name)
     return AmiPlan(name, release, source, inputs, files, found)
 
 
@@ -115,13 +121,10 @@ def bake_ami(request: AmiRequest) -> tuple[Path, ImageRecord]:
             console.say(f"Image `{made[1].name}` was made from these same inputs")
             return made
         require_replaceable(work.images_dir, work.name)
-        try:
-            with workspace.no_space(work.path):
-                record = _build(request, planned, work, tool, cidr)
-                records.save(record, work.path)
-                return work.finish(), record
-        except BuilderError as error:
-            raise bundle.keep(work, error) from error
+        with bundle.kept(work), workspace.no_space(work.path):
+            record = _build(request, planned, work, tool, cidr)
+            records.save(record, work.path)
+            return work.finish(), record
 
 
 def _build(request: AmiRequest, planned: AmiPlan, work: Workspace, tool: Packer, cidr: str) -> ImageRecord:
@@ -159,13 +162,14 @@ def _fill(request: AmiRequest, planned: AmiPlan, work: Workspace, tool: Packer, 
     """Write what goes into the instance, and the template that makes it."""
     template = _template(request)
     bake_inputs.fill(work, files=planned.files, template=template, config=request.config)
+    ami.check_user_data(work.seed / "user-data")
     values = ami.values(
         work,
         planned.source,
         tags=ami.tags(work, key=planned.inputs.key, preset=request.config.preset, source=planned.source),
         ssh_from=cidr,
         endpoint=ami.private_endpoint(),
-        **request.variables,
+        options=request.variables,
     )
     packer_template.stage(template, work.packer, packer=tool, target="ami", values=values)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from builder import assets, packer_output
 from builder.console import format_seconds
-from builder.errors import BuilderError
+from builder.errors import BuilderError, ConfigError
 from builder.packer_run import BakeFailed
 from builder.workspace import Workspace
 
 _DIAGNOSIS = "DIAGNOSIS.txt"
 _ERROR = "error.txt"
+_UNKNOWN = "unknown"
 _ABOUT = {
     _ERROR: "the error as builder saw it",
     "serial.log": "the machine's serial console",
@@ -44,7 +47,10 @@ _LONGEST = 300
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was wrong, in one line; `evidence` is `file: line`, empty when nothing known was found."""
+    """What was wrong, in one line; `evidence` is `file: line`, empty when nothing known was found.
+
+    `hint` is empty when there is nothing to read but the error itself.
+    """
 
     name: str
     summary: str
@@ -79,11 +85,17 @@ def diagnose(files: Mapping[str, str], *, default_hint: str | None = None) -> Di
             return found
     said = files.get(_ERROR, "").strip().splitlines()
     return Diagnosis(
-        "unknown",
+        _UNKNOWN,
         said[0] if said else "The bake failed, and nothing in its logs says why",
-        default_hint or "Read `packer.log` from its end, then `serial.log`",
+        default_hint or _hint(files),
         "",
     )
+
+
+def _hint(files: Mapping[str, str]) -> str:
+    """Say which of the logs that are there to read."""
+    logs = [f"`{name}`" for name in ("packer.log", "serial.log") if name in files]
+    return f"Read {logs[0]} from its end{''.join(f', then {name}' for name in logs[1:])}" if logs else ""
 
 
 def collect(work: Workspace, error: BuilderError) -> Diagnosis:
@@ -99,7 +111,10 @@ def collect(work: Workspace, error: BuilderError) -> Diagnosis:
     for name, text in {**printed, _ERROR: error.message + "\n"}.items():
         if text:
             (folder / name).write_text(text, encoding="utf-8")
-    diagnosis = diagnose_folder(folder, default_hint=error.hint)
+    if isinstance(error, ConfigError):  # builder's own finding: no log says more about it
+        diagnosis = diagnose({_ERROR: error.message}, default_hint=error.hint)
+    else:
+        diagnosis = diagnose_folder(folder, default_hint=error.hint)
     names = sorted(path.name for path in folder.iterdir() if path.name != _DIAGNOSIS)
     (folder / _DIAGNOSIS).write_text(_write(diagnosis, error, names), encoding="utf-8")
     return diagnosis
@@ -123,10 +138,32 @@ def keep(work: Workspace, error: BuilderError) -> BuilderError:
     folder = work.fail() / "bundle"
     phase = f" (phase `{error.phase}`)" if isinstance(error, BakeFailed) else ""
     evidence = f"\n    {diagnosis.evidence}" if diagnosis.evidence else ""
+    if diagnosis.name == _UNKNOWN:  # the summary is the error's first line; a list of mistakes follows it
+        evidence = "".join(f"\n{line}" for line in error.message.strip().splitlines()[1:])
+    hint = f"{diagnosis.hint}\n" if diagnosis.hint else ""
     return BuilderError(
         f"Image `{work.name}` was not baked{phase}: {diagnosis.summary}{evidence}",
-        hint=f"{diagnosis.hint}\nEverything that was seen: `{folder}`; begin with `{_DIAGNOSIS}`",
+        hint=f"{hint}Everything that was seen: `{folder}`; begin with `{_DIAGNOSIS}`",
     )
+
+
+@contextmanager
+def kept(work: Workspace) -> Iterator[None]:
+    """Keep the bundle of a bake that fails in the block.
+
+    Errors: BuilderError that explains a failure; any other exception goes on as it is, with a note of where
+    the bundle lies.
+    """
+    try:
+        yield
+    except BuilderError as error:
+        raise keep(work, error) from error
+    except Exception as error:
+        trace = "".join(traceback.format_exception(error))
+        with suppress(OSError):  # what has gone wrong is more to the point
+            told = keep(work, BuilderError(f"{type(error).__name__}: {error}\n\n{trace}"))
+            error.add_note(told.hint or "")
+        raise
 
 
 def _match(known: Known, files: Mapping[str, str]) -> Diagnosis | None:
@@ -166,7 +203,9 @@ def _clean(path: Path) -> str:
 
 
 def _write(diagnosis: Diagnosis, error: BuilderError, files: list[str]) -> str:
-    lines = [diagnosis.summary, "", f"What to do: {diagnosis.hint}"]
+    lines = [diagnosis.summary]
+    if diagnosis.hint:
+        lines += ["", f"What to do: {diagnosis.hint}"]
     if diagnosis.evidence:
         lines += ["", f"Seen in {diagnosis.evidence}"]
     lines += ["", "The error:", *(f"    {line}" for line in error.message.splitlines())]

@@ -34,9 +34,13 @@ def values(
     cpus: int = 2,
     memory_mib: int = 2048,
     ssh_timeout: str = "15m",
+    ports: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Return the template's variables for a bake in this workspace; every path is absolute."""
-    ssh_port, forwarded_port = free_ports(2)
+    """Return the template's variables for a bake in this workspace; every path is absolute.
+
+    `ports` are those of SSH at the host, builder's and QEMU's; without them free ones are looked for.
+    """
+    ssh_port, forwarded_port = ports or free_ports(2)
     return {
         "name": work.name,
         "cpus": cpus,
@@ -44,7 +48,7 @@ def values(
         "accelerator": accelerator,
         "disk": str(disk),
         "output_directory": str(work.out),
-        "seed_files": [str(path) for path in sorted(work.seed.iterdir())],
+        "seed_files": [str(path) for path in sorted(work.seed.glob("*"))],
         "serial_log": str(work.serial_log),
         "ssh_port": ssh_port,
         "forwarded_port": forwarded_port,
@@ -53,6 +57,12 @@ def values(
         "payload": str(work.payload),
         "manifest": str(work.manifest),
     }
+
+
+def expected_values() -> dict[str, Any]:
+    """Return the variables that any bake under QEMU sets, to check a template before there is a workspace."""
+    work = Workspace(Path("images"), "name", "id")
+    return values(work, work.path / "start.qcow2", accelerator="tcg", ports=(1, 2))
 
 
 def flatten(overlay: Path, image: Path) -> Path:

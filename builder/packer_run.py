@@ -88,7 +88,7 @@ def build(
     progress.finish()
     if code != 0:
         raise _failed(work, progress, process.describe_exit(code))
-    return _read_manifest(work, progress)
+    return _read_manifest(work, progress, target)
 
 
 def _door(work: Workspace) -> AbstractContextManager[object]:
@@ -170,16 +170,28 @@ def _failed(work: Workspace, progress: Progress, how: str) -> BakeFailed:
     )
 
 
-def _read_manifest(work: Workspace, progress: Progress) -> Built:
+def _read_manifest(work: Workspace, progress: Progress, target: Target) -> Built:
     """Read what this run made. Packer exits with 0 also when no build matched and nothing was made."""
     if not work.manifest.exists():
         raise _failed(work, progress, "it wrote no manifest")
-    manifest = json.loads(work.manifest.read_text(encoding="utf-8"))
-    run = manifest["last_run_uuid"]
-    made = [item for item in manifest["builds"] if item["packer_run_uuid"] == run]
+    try:
+        manifest = json.loads(work.manifest.read_text(encoding="utf-8"))
+        run = manifest["last_run_uuid"]
+        made = [item for item in manifest["builds"] if item["packer_run_uuid"] == run]
+        files = (
+            tuple((work.packer / item["name"]).resolve() for item in made[0]["files"] or ()) if made else ()
+        )
+        ids = str(made[0]["artifact_id"]) if made and not files else ""
+    except (ValueError, RecursionError):
+        raise _failed(work, progress, f"its manifest `{work.manifest.name}` is not JSON") from None
+    except (LookupError, TypeError, AttributeError) as error:
+        raise _failed(
+            work, progress, f"its manifest `{work.manifest.name}` is not as Packer writes it: {error!r}"
+        ) from error
     if not made:
         raise _failed(work, progress, "its manifest names no artifact")
-    files = tuple((work.packer / item["name"]).resolve() for item in made[0]["files"] or ())
-    ids = made[0]["artifact_id"] if not files else ""
     amis = dict(pair.split(":", 1) for pair in ids.split(",") if ":" in pair)
+    if not (files if target == "qemu" else amis):
+        wanted = "disk image" if target == "qemu" else "AMI"
+        raise _failed(work, progress, f"its manifest names no {wanted} as the artifact")
     return Built(files, amis, progress.timings)

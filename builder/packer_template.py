@@ -19,6 +19,10 @@ VALUES_FILE = "run.auto.pkrvars.json"
 SCRIPTS = ("install.sh", "configure.sh", "seal.sh", "finish.sh", "diag.sh")
 _SOURCES = re.compile(r"(\bsources\s*=\s*)\[([^\]]*)\]")
 _REFERENCE = re.compile(r"(?<![\w.])var\.([A-Za-z_][\w-]*)")
+# What begins, ends or escapes an expression in the text of a template (HCL's specification, "Templates").
+_IN_TEXT = re.compile(r"(?P<escaped>\$\${|%%{|\\[\\\"])|(?P<code>[$%]{)|(?P<quote>\")", re.ASCII)
+_IN_CODE = re.compile(r"(?P<quote>\")|(?P<open>{)|(?P<close>})", re.ASCII)
+_TOO_DEEP = "lists or maps are nested too deeply in it to be read"
 # Blocks that 1.6.6 refuses (facts: tried), and what came with 1.7.
 _NEEDS_1_7 = ("local", "data", "hcp_packer_registry")
 
@@ -40,11 +44,7 @@ def stage(folder: Path, into: Path, *, packer: Packer, target: Target, values: M
     takes plugins. `values` become `run.auto.pkrvars.json`. Returns `into`; nothing of `folder` is changed.
     Errors: ConfigError with every variable that is missing, unknown or of another type.
     """
-    if not any(folder.glob("*.pkr.hcl")):
-        raise BuilderError(
-            f"`{folder}` holds no `*.pkr.hcl` file",
-            hint="Point `--packer-dir` at a folder with a Packer template",
-        )
+    _require_template(folder)
     installed = PLUGINS[target] in packer.plugins()
     with_plugins = installed or not packer.bundles_plugins
     into.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def stage(folder: Path, into: Path, *, packer: Packer, target: Target, values: M
         if _is_wanted(path.name, target=target, with_plugins=with_plugins):
             text = _narrow(_text(path), BUILDERS[target])
             (into / path.name).write_text(text, encoding="utf-8")
-    check(into, values, packer=packer, target=target, shown_as=folder)
+    check(into, values, target=target, packer=packer, shown_as=folder)
     (into / VALUES_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     if with_plugins and not installed:
         packer_module.install_plugin(packer, target, into)
@@ -74,15 +74,21 @@ def script_files(folder: Path) -> dict[str, Path]:
 
 
 def check(
-    folder: Path, values: Mapping[str, Any], *, packer: Packer, target: Target, shown_as: Path | None = None
+    folder: Path,
+    values: Mapping[str, Any],
+    *,
+    target: Target,
+    packer: Packer | None = None,
+    shown_as: Path | None = None,
 ) -> None:
-    """Compare a staged template with the values it will get.
+    """Compare a template, staged or not, with the values it will get.
 
-    Errors: ConfigError naming every missing, unknown and mistyped variable, and every block that this
-    Packer is too old for.
+    Errors: ConfigError naming every missing, unknown and mistyped variable, and every block that `packer`,
+    where it is known already, is too old for.
     """
-    template = read(folder)
-    given = {**_user_values(folder), **values}
+    _require_template(folder)
+    template = read(folder, target=target)
+    given = {**_user_values(folder, target), **values}
     problems = [
         *_unknown(template, given),
         *_missing(template, given),
@@ -95,7 +101,7 @@ def check(
     ]
     if BUILDERS[target] not in template.sources:
         problems.append(f"no source `{BUILDERS[target]}` is there for target `{target}`")
-    if not packer.knows_plugins:
+    if packer is not None and not packer.knows_plugins:
         problems += [
             f"{block} needs Packer 1.7 or newer; this one is {packer.version}" for block in template.too_new
         ]
@@ -103,12 +109,24 @@ def check(
         raise ConfigError(f"Packer template `{shown_as or folder}`", problems)
 
 
-def read(folder: Path) -> Template:
-    """Read every `*.pkr.hcl` file of a folder. Errors: ConfigError with file, line and column."""
+def read(folder: Path, *, target: Target | None = None) -> Template:
+    """Read the `*.pkr.hcl` files of a folder, or those of one target.
+
+    Errors: ConfigError with file, line and column.
+    """
     template = Template()
     for path in sorted(folder.glob("*.pkr.hcl")):
-        _collect(template, _read_hcl(path), path.name)
+        if target is None or _is_wanted(path.name, target=target, with_plugins=True):
+            _collect(template, _read_hcl(path), path.name)
     return template
+
+
+def _require_template(folder: Path) -> None:
+    if not any(folder.glob("*.pkr.hcl")):
+        raise BuilderError(
+            f"`{folder}` holds no `*.pkr.hcl` file",
+            hint="Point `--packer-dir` at a folder with a Packer template",
+        )
 
 
 def _text(path: Path) -> str:
@@ -130,6 +148,8 @@ def _read_hcl(path: Path) -> dict[str, Any]:
             [f"line {error.line}, column {error.column} cannot be read as HCL"],
             hint="Run `packer fmt` on the folder: it names the mistake",
         ) from error
+    except RecursionError:
+        raise ConfigError(f"Packer template `{path.name}`", [_TOO_DEEP]) from None
     return content
 
 
@@ -138,6 +158,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(_text(path))
     except ValueError as error:
         raise ConfigError(f"Packer template `{path.name}`", [f"this is not JSON: {error}"]) from error
+    except RecursionError:
+        raise ConfigError(f"Packer template `{path.name}`", [_TOO_DEEP]) from None
     if not isinstance(content, dict):
         raise ConfigError(f"Packer template `{path.name}`", ["a JSON object of variables is expected"])
     return content
@@ -145,16 +167,55 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _collect(template: Template, content: Mapping[str, Any], file: str) -> None:
     for block in content.get("variable", []):
-        for label, body in block.items():
-            if label.startswith('"'):
-                template.variables[label.strip('"')] = body
+        template.variables.update({_unquoted(label): body for label, body in _labels(block)})
+    for block in content.get("variables", []):
+        # A short form that Packer has besides: `variables { zone = "a" }` declares with defaults.
+        template.variables.update({_unquoted(name): {"default": default} for name, default in _labels(block)})
     for block in content.get("source", []):
-        template.sources.update(label.strip('"') for label in block if label.startswith('"'))
+        template.sources.update(_unquoted(label) for label, _body in _labels(block))
     template.too_new += [f"`{kind}` in {file}" for kind in _NEEDS_1_7 if kind in content]
     for text in _strings(content):
-        if "${" in text:
-            for name in _REFERENCE.findall(text):
-                template.references.setdefault(name, file)
+        for name in _REFERENCE.findall(_code(text)):
+            template.references.setdefault(name, file)
+
+
+def _labels(block: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return what is in a block without python-hcl2's own marks; a label may stand without quotes."""
+    return [(label, body) for label, body in block.items() if not label.startswith("__")]
+
+
+def _unquoted(text: str) -> str:
+    return text.strip('"')
+
+
+def _code(text: str) -> str:
+    """Return the expressions of a value as python-hcl2 gives it: text with `${…}` in it, or one `${…}`."""
+    code: list[str] = []
+    # What surrounds this place: text in quotes, or an expression with as many open braces.
+    inside: list[int | None] = [None]
+    at = 1 if text.startswith('"') else 0
+    while inside:
+        depth = inside[-1]
+        mark = (_IN_TEXT if depth is None else _IN_CODE).search(text, at)
+        end = len(text) if mark is None else mark.start()
+        if depth is not None:
+            code.append(text[at:end])
+        if mark is None:
+            break
+        at = mark.end()
+        kind = mark.lastgroup
+        if depth is None and kind == "quote" and len(inside) > 1:
+            inside.pop()
+        elif depth is None and kind == "code":
+            inside.append(0)
+            code.append(" ")
+        elif depth is not None and kind == "quote":
+            inside.append(None)
+        elif depth is not None and kind == "close" and depth == 0:
+            inside.pop()
+        elif depth is not None:
+            inside[-1] = depth + (1 if kind == "open" else -1)
+    return "".join(code)
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -189,23 +250,57 @@ def _missing(template: Template, given: Mapping[str, Any]) -> list[str]:
 def _mistyped(template: Template, given: Mapping[str, Any]) -> list[str]:
     problems = []
     for name, value in sorted(given.items()):
-        declared = str(template.variables.get(name, {}).get("type", "any"))
-        declared = declared.removeprefix("${").removesuffix("}")
-        if value is not None and not _fits(declared, value):
-            problems.append(f"variable `{name}` is declared as {declared}, but its value is {_kind(value)}")
+        declared = _expression(template.variables.get(name, {}).get("type", "any"))
+        wrong = _misfit(declared, value, "its value")
+        if wrong:
+            problems.append(f"variable `{name}` is declared as {declared}, but {wrong}")
     return problems
 
 
-def _fits(declared: str, value: Any) -> bool:
-    """Whether a value is of a declared type; objects and tuples are not looked into."""
+def _misfit(declared: str, value: Any, what: str) -> str | None:
+    """Say how a value differs from a declared type, None when it does not; `what` is the value's name."""
     outer, _, rest = declared.partition("(")
-    inner = rest.removesuffix(")") or "any"
-    if outer in ("list", "set"):
-        return isinstance(value, list) and all(_fits(inner, item) for item in value)
-    if outer == "map":
-        return isinstance(value, Mapping) and all(_fits(inner, item) for item in value.values())
-    scalar = {"string": "a string", "number": "a number", "bool": "a bool"}.get(outer)
-    return scalar is None or _kind(value) == scalar
+    inner = rest.removesuffix(")").strip()
+    expected = {"list": list, "set": list, "tuple": list, "map": Mapping, "object": Mapping}.get(outer)
+    if value is None:
+        return None
+    if expected is None:
+        scalar = {"string": "a string", "number": "a number", "bool": "a bool"}.get(outer)
+        return None if scalar in (None, _kind(value)) else f"{what} is {_kind(value)}"
+    if not isinstance(value, expected):
+        return f"{what} is {_kind(value)}"
+    if outer in ("object", "tuple") and inner:
+        return _misfit_in_parts(inner, value, what)
+    items = value.items() if isinstance(value, Mapping) else enumerate(value, 1)
+    wrong = (_misfit(inner or "any", item, f"`{key}` of {what}") for key, item in items)
+    return next((each for each in wrong if each), None)
+
+
+def _misfit_in_parts(inner: str, value: Any, what: str) -> str | None:
+    """Compare with `{name = type, …}` of an object or `[type, …]` of a tuple; more attributes are dropped."""
+    import hcl2
+
+    parts = hcl2.loads(f"parts = {inner}\n")["parts"]
+    if isinstance(parts, Mapping):
+        declared: dict[Any, str] = {_unquoted(name): _expression(part) for name, part in parts.items()}
+        given = value
+    else:
+        declared = dict(enumerate(map(_expression, parts), 1))
+        given = dict(enumerate(value, 1))
+        if len(declared) != len(given):
+            return f"{what} has {len(given)} items, not {len(declared)}"
+    for key, part in declared.items():
+        if key not in given:
+            return f"{what} lacks `{key}`"
+        wrong = _misfit(part, given[key], f"`{key}` of {what}")
+        if wrong:
+            return wrong
+    return None
+
+
+def _expression(text: Any) -> str:
+    """Return an expression without what python-hcl2 puts around it; a type may stand in quotes."""
+    return _unquoted(str(text).removeprefix("${").removesuffix("}"))
 
 
 def _kind(value: Any) -> str:
@@ -218,14 +313,16 @@ def _kind(value: Any) -> str:
     return "a list" if isinstance(value, list) else "a map"
 
 
-def _user_values(folder: Path) -> dict[str, Any]:
+def _user_values(folder: Path, target: Target) -> dict[str, Any]:
     """Values that a user's own folder brings along; ours are read last and win."""
     values: dict[str, Any] = {}
-    for path in sorted(folder.glob("*.auto.pkrvars.json")):
-        if path.name != VALUES_FILE:
+    for path in sorted(folder.glob("*.auto.pkrvars.*")):
+        if not _is_wanted(path.name, target=target, with_plugins=True):
+            continue
+        if path.name.endswith(".json"):
             values.update(_read_json(path))
-    for path in sorted(folder.glob("*.auto.pkrvars.hcl")):
-        values.update({name: value for name, value in _read_hcl(path).items() if not name.startswith("__")})
+        elif path.name.endswith(".hcl"):
+            values.update(_labels(_read_hcl(path)))
     return values
 
 

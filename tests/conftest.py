@@ -12,15 +12,17 @@ from tests.fakes import FakeTools
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which Packers the tests of real bakes were run with, and which were not found."""
+    """Say what each Packer at hand really did in these tests, and which were not found."""
     reports = [report for group in terminalreporter.stats.values() for report in group]
-    if not any({"aws", "vm"} & set(getattr(report, "keywords", ())) for report in reports):
+    done = packers.done(reports)
+    if not done and not any({"aws", "vm"} & set(getattr(report, "keywords", ())) for report in reports):
         return
     terminalreporter.section("Packers")
     for name, path in packers.paths().items():
-        lacking = {target: packers.why_not(path, target) for target in PLUGINS}
-        for target, reason in lacking.items():
-            terminalreporter.line(f"{name:12} {target:5} {'not tried: ' + reason if reason else 'tried'}")
+        for target in PLUGINS:
+            did = " and ".join(sorted(done.get((name, target), ()), reverse=True))
+            told = did or f"not tried: {packers.why_not(path, target) or 'no test of this run uses it'}"
+            terminalreporter.line(f"{name:12} {target:5} {told}")
 
 
 @pytest.fixture

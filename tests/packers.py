@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
+
+import pytest
 
 from builder import packer
 from builder.errors import BuilderError
 from builder.packer import PLUGINS, Packer, Target
 
+Did = Literal["validated", "baked"]
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -36,3 +42,25 @@ def why_not(path: Path, target: Target) -> str | None:
 def can(found: Packer, target: Target) -> bool:
     """Whether a Packer has the builder of a target."""
     return found.bundles_plugins or PLUGINS[target] in found.plugins()
+
+
+def first(target: Target) -> str | None:
+    """Name the first Packer at hand that can bake for a target; None when there is none."""
+    return next((name for name, path in paths().items() if why_not(path, target) is None), None)
+
+
+def note(request: pytest.FixtureRequest, name: str, target: Target, did: Did) -> None:
+    """Note in a test's report what a Packer has really done in it, for the summary."""
+    request.node.user_properties.append(("packer", [name, target, did]))
+
+
+def done(reports: Iterable[object]) -> dict[tuple[str, str], set[str]]:
+    """Gather the notes of the tests that passed, by the Packer's name and target."""
+    found = defaultdict(set)
+    for report in reports:
+        if isinstance(report, pytest.TestReport) and report.when == "call" and report.passed:
+            for kind, value in report.user_properties:
+                if kind == "packer" and isinstance(value, list):
+                    name, target, did = value
+                    found[name, target].add(did)
+    return found

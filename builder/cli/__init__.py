@@ -87,7 +87,7 @@ def _refused(error: OSError, words: list[str]) -> int:
         message, hint = f"The disk is full{where}: {error.strerror}", _FULL_HINT
     else:
         message, hint = f"Cannot read or write `{error.filename}`: {error.strerror}", _REFUSED_HINT
-    shown = BuilderError(message, hint=hint)
+    shown = BuilderError(message, hint="\n".join([hint, *getattr(error, "__notes__", ())]))
     shown.__cause__ = error
     code = _failed(shown, words)
     _drop_stdout()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from builder import console
 from builder.cli.options import (
@@ -31,10 +32,15 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _EXAMPLE = """\
 builder bake --preset ses --region eu-west-1 --base debian-12
 builder bake --config relay.yaml --target ami --ami-region eu-west-1"""
-# Options that belong to one target only, by their names in Python.
-_ONLY: dict[str, tuple[str, ...]] = {
-    "qemu": ("release", "accelerator"),
-    "ami": ("ami_region", "source_ami", "ssh_from", "variables"),
+# Options that belong to one target only: their names in Python, and what the user writes.
+_ONLY: dict[str, dict[str, str]] = {
+    "qemu": {"release": "--release", "profile": "--verify", "accelerator": "--accelerator"},
+    "ami": {
+        "ami_region": "--ami-region",
+        "source_ami": "--source-ami",
+        "ssh_from": "--ssh-from",
+        "variables": "--var",
+    },
 }
 
 
@@ -84,9 +90,9 @@ def command(flags: ConfigFlags, *, target: str, dry_run: bool, as_json: bool, **
     with a bundle that explains it.
     """
     other = "ami" if target == "qemu" else "qemu"
-    for name in _ONLY[other]:
-        if options[name]:
-            flag = "--var" if name == "variables" else f"--{name.replace('_', '-')}"
+    context = click.get_current_context()
+    for name, flag in _ONLY[other].items():
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise click.UsageError(f"`{flag}` goes with `--target {other}` only.")
     if options["name"]:
         from builder.workspace import require_name
@@ -166,7 +172,7 @@ def _parse_variable(text: str) -> tuple[str, Any]:
         raise click.UsageError(f"`--var {text}` is not NAME=VALUE.")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 

@@ -21,28 +21,7 @@ else
     status=$dir/diag/cloud-init-status.txt
     timeout 600 cloud-init status --wait --long >"$status" 2>&1 || :
 fi
-python3 - "$status" <<'PY'
-import json
-import sys
-
-with open(sys.argv[1]) as file:
-    # While it waits it prints dots.
-    text = file.read().lstrip(".\n")
-try:
-    status = json.loads(text)
-except ValueError:
-    # `status: done` or `status: error` and what is the matter.
-    sys.exit(None if "status: done" in text or "status: disabled" in text else "seal: cloud-init: " + text.strip())
-
-errors = list(status.get("errors") or [])
-for level, messages in (status.get("recoverable_errors") or {}).items():
-    # Deprecations are for us, the builder's developers; they do not make a bad image.
-    if level not in ("DEPRECATED", "INFO"):
-        errors += [f"{level}: {message}" for message in messages]
-state = status.get("status")
-if state not in ("done", "disabled") or errors:
-    sys.exit("seal: cloud-init ended with `%s`: %s" % (state, "; ".join(map(str, errors)) or "no reason given"))
-PY
+python3 "$dir/scripts/cloud_init_result.py" "$status"
 
 # --- packages ----------------------------------------------------------------------------------------------------
 dpkg-query -W -f '${Package}\t${Version}\t${Architecture}\t${Source}\n' >"$dir/diag/packages.tsv"

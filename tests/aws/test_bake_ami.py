@@ -18,6 +18,7 @@ from builder.bake_ami import AmiRequest, bake_ami
 from builder.config import load_config
 from builder.errors import BuilderError
 from builder.packer import Packer
+from tests import packers
 from tests.aws.conftest import REGION, Cloud, Instance
 
 pytestmark = pytest.mark.aws
@@ -53,7 +54,7 @@ def _authorize(cloud: Cloud, instance: Instance, instance_id: str) -> None:
         instance.authorize(key[0])
 
 
-def request(packer: Packer, instance: Instance, template: Path, images: Path) -> AmiRequest:
+def ask(packer: Packer, instance: Instance, template: Path, images: Path) -> AmiRequest:
     return AmiRequest(
         config=load_config(None, {"preset": "ses", "region": "eu-west-1"}),
         release="ubuntu-24.04",
@@ -79,12 +80,18 @@ def write_scripts(template: Path) -> None:
 
 
 def test_ami_is_baked_recorded_and_answered_from_the_record(
-    any_packer: Packer, cloud: Cloud, instance: Instance, template: Path, tmp_path: Path
+    any_packer: Packer,
+    cloud: Cloud,
+    instance: Instance,
+    template: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     write_scripts(template)
-    asked = request(any_packer, instance, template, tmp_path / "images")
+    asked = ask(any_packer, instance, template, tmp_path / "images")
     with cloud_init(cloud, instance):
         folder, made = bake_ami(asked)
+    packers.note(request, request.node.callspec.params["any_packer"], "ami", "baked")
 
     assert record.load(folder) == made
     assert record.load_config(folder) == asked.config
@@ -108,7 +115,7 @@ def test_unreachable_instance_is_explained_and_deleted(
 ) -> None:
     write_scripts(template)
     (instance.root / "home/bake/.ssh/authorized_keys").unlink(missing_ok=True)
-    asked = request(any_packer, instance, template, tmp_path / "images")
+    asked = ask(any_packer, instance, template, tmp_path / "images")
     asked = replace(asked, variables={**asked.variables, "ssh_timeout": "4s"})
     with pytest.raises(BuilderError, match="does not know this bake's key"):
         bake_ami(asked)
@@ -118,7 +125,7 @@ def test_unreachable_instance_is_explained_and_deleted(
 def test_variable_that_the_template_does_not_have_is_refused_before_anything_is_made(
     any_packer: Packer, cloud: Cloud, instance: Instance, template: Path, tmp_path: Path
 ) -> None:
-    asked = request(any_packer, instance, template, tmp_path / "images")
+    asked = ask(any_packer, instance, template, tmp_path / "images")
     asked = replace(asked, variables={"instance_typ": "t3.nano"})
     with pytest.raises(BuilderError, match="did you mean `instance_type`"):
         bake_ami(asked)

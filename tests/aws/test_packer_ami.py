@@ -69,11 +69,13 @@ class Bake:
                 tags=ami.tags(work, key="0" * 64, preset="ses", source=source),
                 ssh_from="203.0.113.7/32",
                 endpoint=ami.private_endpoint(),
-                ssh_host="127.0.0.1",
-                ssh_port=self.instance.port,
-                ssh_timeout="60s",
-                settle_seconds=0,
-                poll_seconds=1,
+                options={
+                    "ssh_host": "127.0.0.1",
+                    "ssh_port": self.instance.port,
+                    "ssh_timeout": "60s",
+                    "settle_seconds": 0,
+                    "poll_seconds": 1,
+                },
             )
             packer_template.stage(self.template, work.packer, packer=self.packer, target="ami", values=values)
             yield work

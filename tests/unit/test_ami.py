@@ -107,6 +107,23 @@ def test_given_network_is_taken(given: str, network: str) -> None:
     assert ami.caller_cidr(given) == network
 
 
+@pytest.mark.parametrize(
+    "given", ["203.0.0.0/16", "2001:db8::/32", "10.0.0.0/8", "100.64.0.0/10", "fd00::/8"]
+)
+def test_network_of_one_site_or_a_private_one_may_be_wide(given: str) -> None:
+    assert ami.caller_cidr(given) == given
+
+
+@pytest.mark.parametrize("given", ["0.0.0.0/1", "203.0.0.0/15", "10.0.0.0/7", "2001:db0::/31", "8000::/1"])
+def test_network_wider_than_any_one_site_is_refused(given: str) -> None:
+    with pytest.raises(
+        BuilderError, match=r"would let \d+ addresses reach .* a public network may be a /"
+    ) as error:
+        ami.caller_cidr(given)
+    assert error.value.hint is not None
+    assert "--ssh-from" in error.value.hint
+
+
 @pytest.mark.parametrize("given", ["0.0.0.0/0", "::/0"])
 def test_everybody_is_no_network_for_ssh(given: str) -> None:
     with pytest.raises(BuilderError, match="would let everybody reach"):

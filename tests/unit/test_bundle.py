@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder import bundle, workspace
-from builder.errors import BuilderError
+from builder.errors import BuilderError, ConfigError
 from builder.packer_run import BakeFailed
 
 DATA = Path(__file__).parent.parent / "data" / "packer"
@@ -83,7 +83,11 @@ def test_catalogue_fills_its_sentences_from_its_own_groups() -> None:
 def test_unknown_failure_repeats_the_error_and_its_hint() -> None:
     found = bundle.diagnose({"error.txt": "It did not work\nmore\n"}, default_hint="Try again")
     assert (found.name, found.summary, found.hint) == ("unknown", "It did not work", "Try again")
-    assert "packer.log" in bundle.diagnose({"error.txt": "x"}).hint
+    assert bundle.diagnose({"error.txt": "x"}).hint == ""
+    assert bundle.diagnose({"error.txt": "x", "packer.log": ""}).hint == "Read `packer.log` from its end"
+    assert bundle.diagnose({"error.txt": "x", "packer.log": "", "serial.log": ""}).hint == (
+        "Read `packer.log` from its end, then `serial.log`"
+    )
 
 
 def test_mirror_that_failed_once_does_not_explain_a_later_step(tmp_path: Path) -> None:
@@ -130,6 +134,46 @@ def test_failed_bake_is_kept_with_everything_that_was_seen(tmp_path: Path) -> No
     assert "    boot       1 min 01 s\n    install    5.0 s\n" in text
     assert "    serial.log               the machine's serial console\n" in text
     assert (folder / "script.log").read_text().splitlines()[-1] == "E: Unable to locate package postfxi"
+
+
+def test_every_mistake_of_a_list_is_told(tmp_path: Path) -> None:
+    error = ConfigError("Packer template `mine`", ["no disk", "no network"])
+    with (
+        pytest.raises(BuilderError) as told,
+        workspace.create(tmp_path, "ses", "b1") as work,
+        bundle.kept(work),
+    ):
+        raise error
+    assert told.value.message == (
+        "Image `ses` was not baked: Packer template `mine`: 2 mistakes\n  - no disk\n  - no network"
+    )
+    folder = tmp_path / ".failed/ses-b1/bundle"
+    assert told.value.hint == f"Everything that was seen: `{folder}`; begin with `DIAGNOSIS.txt`"
+    assert "What to do" not in (folder / "DIAGNOSIS.txt").read_text()
+
+
+def test_mistake_of_builder_goes_on_as_it_is_and_leaves_a_bundle(tmp_path: Path) -> None:
+    with workspace.create(tmp_path, "ses", "b1") as work:
+        work.packer_log.write_text("started\n")
+        with pytest.raises(ZeroDivisionError) as told, bundle.kept(work):
+            raise ZeroDivisionError("by us")
+    folder = tmp_path / ".failed/ses-b1/bundle"
+    assert str(folder) in "".join(told.value.__notes__)
+    assert (folder / "packer.log").read_text() == "started\n"
+    text = (folder / "error.txt").read_text()
+    assert text.startswith("ZeroDivisionError: by us\n")
+    assert "Traceback" in text
+
+
+def test_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        workspace.create(tmp_path, "ses", "b1") as work,
+        bundle.kept(work),
+    ):
+        raise KeyboardInterrupt
+    assert not (tmp_path / ".failed").exists()
+    assert list((tmp_path / ".work").iterdir()) == []
 
 
 def test_error_after_the_bake_is_kept_in_its_own_words(tmp_path: Path) -> None:

@@ -151,6 +151,18 @@ def test_a_file_that_the_machine_refuses_is_an_error_without_a_traceback(
     assert err.startswith("error: Cannot read or write `images/.locks`: Permission denied\n\nhint: ")
 
 
+def test_where_the_bundle_of_a_refused_bake_lies_is_said(
+    fail_with: FailWith, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = PermissionError(errno.EACCES, "Permission denied", "payload.tar")
+    refused.add_note("Everything that was seen: `bundle`")
+    fail_with(refused)
+
+    _code, _out, err = run(capsys, "presets")
+
+    assert err.endswith("\nEverything that was seen: `bundle`\n")
+
+
 @pytest.mark.parametrize("path", [None, "images/x"])
 def test_a_full_disk_is_an_error_that_says_where_builder_writes(
     path: str | None, fail_with: FailWith, capsys: pytest.CaptureFixture[str]

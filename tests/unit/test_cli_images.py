@@ -337,6 +337,16 @@ def test_an_option_of_the_other_target_is_wrong_usage(capsys: pytest.CaptureFixt
     assert "`--source-ami` goes with `--target ami` only." in err
 
 
+@pytest.mark.parametrize("option", ["--verify=standard", "--verify=none", "--accelerator=tcg", "--release=x"])
+def test_an_option_that_does_nothing_for_an_ami_is_wrong_usage(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _out, err = run(capsys, "bake", "--preset", "ses", "--target", "ami", option)
+
+    assert code == 2
+    assert f"`{option.partition('=')[0]}` goes with `--target qemu` only." in err
+
+
 def test_a_variable_without_a_value_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     code, _out, err = run(capsys, "bake", "--preset", "ses", "--target", "ami", "--var", "instance_type")
 

@@ -16,7 +16,7 @@ import pytest
 
 from builder import console, packer_run, workspace
 from builder.errors import BuilderError
-from builder.packer import Packer
+from builder.packer import Packer, Target
 from builder.packer_run import BakeFailed, Built
 from builder.workspace import Workspace
 from tests.fakes import FakeTools
@@ -55,9 +55,15 @@ def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packer_run, "_LAST_WORDS_SECONDS", 0.3)
 
 
-def run(fake_tool: FakeTools, work: Workspace, script: str, step: console.Step | None = None) -> Built:
+def run(
+    fake_tool: FakeTools,
+    work: Workspace,
+    script: str,
+    step: console.Step | None = None,
+    target: Target = "qemu",
+) -> Built:
     tool = Packer(fake_tool("packer", script).path, "1.6.6")
-    return packer_run.build(tool, work, target="qemu", step=step or Notes())
+    return packer_run.build(tool, work, target=target, step=step or Notes())
 
 
 def is_alive(pid: int) -> bool:
@@ -81,7 +87,8 @@ def test_files_of_this_run_are_the_result(fake_tool: FakeTools, work: Workspace)
 
 def test_ami_ids_come_by_region(fake_tool: FakeTools, work: Workspace) -> None:
     script = (MANIFEST % "1").replace("eu-west-1:ami-1", "eu-west-1:ami-1,us-east-1:ami-2")
-    assert run(fake_tool, work, script).ami_ids == {"eu-west-1": "ami-1", "us-east-1": "ami-2"}
+    made = run(fake_tool, work, script, target="ami")
+    assert made.ami_ids == {"eu-west-1": "ami-1", "us-east-1": "ami-2"}
 
 
 def test_success_without_an_artifact_is_a_failure(fake_tool: FakeTools, work: Workspace) -> None:
@@ -92,6 +99,39 @@ def test_success_without_an_artifact_is_a_failure(fake_tool: FakeTools, work: Wo
 def test_artifact_of_another_run_does_not_count(fake_tool: FakeTools, work: Workspace) -> None:
     with pytest.raises(BakeFailed, match="its manifest names no artifact"):
         run(fake_tool, work, MANIFEST % "3")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "complaint"),
+    [
+        ("", "is not JSON"),
+        ('{"builds": [', "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("\\377", "is not JSON"),
+        ("[]", "is not as Packer writes it"),
+        ('{"builds": []}', "is not as Packer writes it: KeyError('last_run_uuid')"),
+        ('{"builds": [{"files": []}], "last_run_uuid": "1"}', "is not as Packer writes it"),
+        ('{"builds": null, "last_run_uuid": "1"}', "is not as Packer writes it"),
+        ('{"builds": [{"packer_run_uuid": "1", "files": [{}]}], "last_run_uuid": "1"}', "is not as Packer"),
+        ('{"builds": [{"packer_run_uuid": "1", "files": 5}], "last_run_uuid": "1"}', "is not as Packer"),
+        (
+            '{"builds": [{"packer_run_uuid": "1", "files": [], "artifact_id": "VM"}], "last_run_uuid": "1"}',
+            "names no disk image",
+        ),
+    ],
+)
+def test_manifest_that_cannot_be_understood_is_a_failed_bake(
+    fake_tool: FakeTools, work: Workspace, manifest: str, complaint: str
+) -> None:
+    (work.path / "given").write_text(manifest)
+    with pytest.raises(BakeFailed, match="manifest") as error:
+        run(fake_tool, work, 'printf "$(cat ../given)" >manifest.json')
+    assert complaint in error.value.message
+
+
+def test_artifact_without_an_ami_is_a_failed_bake_on_ec2(fake_tool: FakeTools, work: Workspace) -> None:
+    with pytest.raises(BakeFailed, match="names no AMI"):
+        run(fake_tool, work, MANIFEST % "2", target="ami")
 
 
 def test_failure_has_phase_reason_and_timings(fake_tool: FakeTools, work: Workspace) -> None:

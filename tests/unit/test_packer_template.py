@@ -62,7 +62,9 @@ def test_all_mistakes_are_told_at_once(folder: Path) -> None:
     [
         ("string", "x"), ("number", 2), ("number", 0.5), ("bool", True), ("list(string)", ["a"]),
         ("map(string)", {"a": "b"}), ("list(map(number))", [{"a": 1}]), ("any", [1, "a"]),
-        ("object({a=string})", {}),
+        ("object({a=string})", {"a": "x", "more": 1}), ("object({a=list(number)})", {"a": [1]}),
+        ("tuple([string, number])", ["a", 1]), ("tuple([string])", [None]), ("list", [1]), ("map", {"a": 1}),
+        ('"string"', "x"),
     ],
 )  # fmt: skip
 def test_value_of_the_declared_type_passes(folder: Path, kind: str, value: object) -> None:
@@ -74,7 +76,8 @@ def test_value_of_the_declared_type_passes(folder: Path, kind: str, value: objec
     ("kind", "value", "found"),
     [
         ("string", 2, "a number"), ("number", True, "a bool"), ("bool", "true", "a string"),
-        ("list(string)", [1], "a list"), ("map(string)", ["a"], "a list"), ("string", {}, "a map"),
+        ("map(string)", ["a"], "a list"), ("string", {}, "a map"), ("object({})", [], "a list"),
+        ("tuple([string])", "a", "a string"),
     ],
 )  # fmt: skip
 def test_value_of_another_type_is_a_mistake(folder: Path, kind: str, value: object, found: str) -> None:
@@ -82,6 +85,90 @@ def test_value_of_another_type_is_a_mistake(folder: Path, kind: str, value: obje
     assert problems(folder, {"name": "ses", "it": value}) == (
         f"variable `it` is declared as {kind}, but its value is {found}",
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "wrong"),
+    [
+        ("list(string)", ["a", 1], "`2` of its value is a number"),
+        ("map(string)", {"a": 1}, "`a` of its value is a number"),
+        ("object({a=string})", {}, "its value lacks `a`"),
+        ("object({a=string})", {"a": True}, "`a` of its value is a bool"),
+        (
+            "object({a=string,b=list(object({c=number}))})",
+            {"a": "x", "b": [{"c": 1}, {}]},
+            "`2` of `b` of its value lacks `c`",
+        ),
+        ("tuple([string, number])", ["a"], "its value has 1 items, not 2"),
+        ("tuple([string, number])", [1, 1], "`1` of its value is a number"),
+    ],
+)
+def test_mistake_inside_a_value_is_told_with_its_place(
+    folder: Path, kind: str, value: object, wrong: str
+) -> None:
+    write(folder, more=variable("it", kind))
+    (told,) = problems(folder, {"name": "ses", "it": value})
+    assert told.startswith("variable `it` is declared as ")
+    assert told.endswith(f", but {wrong}")
+
+
+def test_label_without_quotes_declares_as_well(folder: Path) -> None:
+    write(
+        folder, more="variable plain {\n  type = string\n}\nsource amazon-ebs relay {\n  x = var.plain\n}\n"
+    )
+    packer_template.check(folder, {"name": "ses", "plain": "x"}, packer=OLD, target="qemu")
+    packer_template.check(folder, {"name": "ses", "plain": "x"}, packer=OLD, target="ami")
+
+
+def test_short_form_declares_with_defaults(folder: Path) -> None:
+    write(folder, more='variables {\n  zone = "a"\n}\nlocals {\n  x = var.zone\n}\n')
+    packer_template.check(folder, {"name": "ses"}, packer=OLD, target="qemu")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"$${var.gone}"', '"$${var.gone} of ${var.name}"', '"var.gone of ${var.name}"', '"%%{ if var.gone }"',
+        '"${upper("var.gone $${var.gone}")}"', "<<EOT\n  $${var.gone} \"${var.name}\"\nEOT", 'other.var.gone',
+    ],
+)  # fmt: skip
+def test_text_that_only_looks_like_a_reference_is_none(folder: Path, text: str) -> None:
+    write(folder, more=f"locals {{\n  x = {text}\n}}\n")
+    packer_template.check(folder, {"name": "ses"}, packer=OLD, target="qemu")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "var.gone", '"a ${var.gone}"', '"$${var.name} ${var.gone}"', '"${"${var.gone}"}"', "[1, var.gone]",
+        '"%{ if var.gone }a%{ endif }"', "{ a = var.gone }", "<<EOT\n  \"x\" ${var.gone}\nEOT",
+        '"${merge({a = "}"}, {b = var.gone})}"', '"\\"${var.gone}\\""',
+    ],
+)  # fmt: skip
+def test_reference_is_found_wherever_it_stands(folder: Path, text: str) -> None:
+    write(folder, more=f"locals {{\n  x = {text}\n}}\n")
+    assert problems(folder, {"name": "ses"}) == (
+        "`var.gone` is used in more.pkr.hcl, but no variable `gone` is declared",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("deep.pkr.hcl", "locals {\n  x = " + "[" * 5000 + "]" * 5000 + "\n}\n"),
+        ("deep.auto.pkrvars.json", '{"x": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+    ],
+)
+def test_text_that_is_nested_too_deeply_is_named(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(ConfigError, match=f"`{name}`: .* nested too deeply"):
+        packer_template.check(folder, {"name": "ses"}, packer=OLD, target="qemu")
+
+
+def test_files_of_the_other_target_are_not_looked_at(folder: Path) -> None:
+    write(folder, source_ami='source "amazon-ebs" "relay" {\n  region = var.region\n}\n')
+    (folder / "mine.ami.auto.pkrvars.json").write_text('{"region": "eu-west-1"}')
+    packer_template.check(folder, {"name": "ses"}, target="qemu")
 
 
 def test_default_makes_a_value_optional(folder: Path) -> None:

@@ -28,13 +28,15 @@ def sample_values(target: Target, work: Workspace) -> dict[str, object]:
         return packer_qemu.values(work, work.path / "start.qcow2", accelerator="tcg")
     source = ami.SourceAmi("ami-0a1b2c3d4e5f60002", "ubuntu", "us-east-1", "--source-ami")
     tags = ami.tags(work, key="0" * 64, preset="ses", source=source)
-    return ami.values(work, source, tags=tags, ssh_from="203.0.113.7/32", skip_checks=True)
+    return ami.values(work, source, tags=tags, ssh_from="203.0.113.7/32", options={"skip_checks": True})
 
 
 @pytest.mark.allow_programs("packer", "ssh-keygen")
 @pytest.mark.parametrize("target", ["qemu", "ami"])
 @pytest.mark.parametrize("which", packers.paths())
-def test_packer_validates_the_staged_template(which: str, target: Target, work: Workspace) -> None:
+def test_packer_validates_the_staged_template(
+    which: str, target: Target, work: Workspace, request: pytest.FixtureRequest
+) -> None:
     reason = packers.why_not(packers.paths()[which], target)
     if reason and which != "archive":
         pytest.skip(f"Packer `{which}`, target `{target}`: {reason}")
@@ -46,3 +48,4 @@ def test_packer_validates_the_staged_template(which: str, target: Target, work: 
 
     done = process.run([found.path, "validate", "."], cwd=work.packer, env=found.environment(), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    packers.note(request, which, target, "validated")

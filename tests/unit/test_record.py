@@ -59,6 +59,15 @@ def test_key_changes_with_each_input(field: str) -> None:
     assert INPUTS.model_copy(update={field: other}).key != INPUTS.key
 
 
+def test_image_is_found_by_key_and_name(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        put(tmp_path, make(name))
+    found = {name: record.find(tmp_path, INPUTS.key, name=name) for name in (None, "one", "two", "three")}
+    assert {name: each[0].name for name, each in found.items() if each} == {
+        None: "one", "one": "one", "two": "two",
+    }  # fmt: skip
+
+
 def test_key_does_not_depend_on_the_order_of_tools() -> None:
     one = INPUTS.model_copy(update={"tools": {"a": "1", "b": "2"}})
     other = INPUTS.model_copy(update={"tools": {"b": "2", "a": "1"}})

@@ -20,17 +20,20 @@ from builder import base_build, process
 from builder.bake import IMAGE, BakeRequest, bake
 from builder.config import RelayConfig, load_config
 from builder.errors import BuilderError
+from builder.packer import Packer
 from builder.record import RECORD, ImageRecord
 from builder.sbom import SBOM
 from tests.rendered import EVERYTHING, WITH_OAUTH
+from tests.vm.conftest import note_bake
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 
 
 def test_an_image_has_passed_every_check_and_says_what_is_in_it(
-    debian_12: tuple[Path, ImageRecord],
+    debian_12: tuple[Path, ImageRecord], usual_packer: str | None, request: pytest.FixtureRequest
 ) -> None:
     folder, record = debian_12
+    note_bake(request, usual_packer, record)
     assert record.status == "verified"
     assert record.verify
     assert all(check["passed"] for check in record.verify["checks"])
@@ -58,6 +61,18 @@ def test_the_same_request_is_answered_without_any_tool(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert bake(BakeRequest(config=config, base="debian-12", images_dir=images_dir)) == debian_12
+
+
+def test_every_other_packer_bakes_an_image_that_relays(
+    other_packer: Packer, config: RelayConfig, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    base_build.ensure("debian-12")
+    asked = BakeRequest(
+        config=config, base="debian-12", images_dir=tmp_path, profile="short", packer=other_packer.path
+    )
+    _folder, record = bake(asked)
+    assert (record.status, record.tools["packer"]) == ("verified", other_packer.version)
+    note_bake(request, request.node.callspec.params["other_packer"], record)
 
 
 def test_the_next_generation_bakes_and_relays_with_everything_that_can_be_asked_for(
