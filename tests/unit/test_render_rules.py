@@ -110,6 +110,37 @@ def test_discarding_a_recipient_leaves_the_others() -> None:
     assert re.search(r"if !/\^keep@drop.*\n/@.*  discard:discarded by an access rule\nendif", table)
 
 
+def test_a_recipient_that_is_discarded_is_not_refused_by_what_comes_later() -> None:
+    rules = [_rule("drop.example", "domain", "discard"), _rule("^a@", "regexp", "reject")]
+    access = {"recipients": {"rules": [*rules, _rule("b.example", "domain", "allow")], "otherwise": "reject"}}
+    rows = rendered("ses", access=access)["root/etc/postfix/recipient_access.regexp"].splitlines()
+    assert rows.index(r"/@([^@]+\.)?drop\.example$/  DUNNO") < rows.index(
+        "/^a@/  REJECT 5.7.1 this relay does not accept that address"
+    )
+
+
+def test_a_dollar_in_a_value_is_no_group_of_the_pattern() -> None:
+    rules = [
+        _rule("a.example", "domain", "reject", "you owe $5"),
+        _rule("b.example", "domain", "hold", "$1"),
+    ]
+    dropped = _rule("c.example", "domain", "discard", "${2}")
+    files = rendered(
+        "ses",
+        access={"senders": {"rules": rules}, "recipients": {"rules": [dropped]}},
+        hygiene={"set_headers": {"X-$1": "$5 off"}, "sender_rewrite": {"address": "a$1b@x.example"}},
+        dsn={"address": "c$2@x.example", "sender": "d$3@x.example"},
+    )
+    tables = {path: text for path, text in files.items() if path.endswith(".regexp")}
+    # The filter of replies is the presets', whose rewrites do name groups.
+    del tables["root/etc/postfix/reply_filter.regexp"]
+    results = "\n".join(line.rpartition("/  ")[2] for text in tables.values() for line in text.splitlines())
+    for written in ("5.7.1 you owe $$5", "HOLD $$1", "discard:$${2}", "X-$$1: $$5 off", "d$$3@x.example"):
+        assert written in results
+    assert results.count("a$$1b@x.example") == 3
+    assert parameters(files["root/etc/postfix/main.cf"])["bounce_notice_recipient"] == "c$$2@x.example"
+
+
 def test_the_narrowest_network_comes_first() -> None:
     domains = [
         {"networks": ["10.0.0.0/8"], "domains": ["a.example"]},
