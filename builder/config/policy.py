@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from builder.config.values import Domain, Network, SecretName, Whole, is_host_name
-from builder.preset_regex import posix_problem
+from builder.posix_regex import posix_problem
 from builder.presets import Model
 
 PatternKind = Literal["exact", "domain", "regexp"]

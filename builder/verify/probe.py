@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from builder.config import RelayConfig
 from builder.config.policy import AccessList
 from builder.errors import BuilderError
-from builder.preset_regex import as_python
+from builder.posix_regex import as_python
 
 SENDER, RECIPIENT = "app@example.com", "someone@example.net"
 _NAME = "relay-probe"

@@ -311,6 +311,9 @@ def test_a_rule_matches_what_it_says(kind: str, pattern: str, yes: list[str], no
         ("regexp", "("),
         ("regexp", r"\d+"),
         ("regexp", "a\nb"),
+        ("regexp", "a{"),
+        ("regexp", "[[.hyphen.]]"),
+        ("regexp", r"\x41"),
     ],
 )
 def test_a_pattern_that_does_not_fit_its_kind_is_refused(kind: str, pattern: str) -> None:
