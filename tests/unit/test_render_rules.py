@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from builder.config.model import RelayConfig
-from builder.errors import BuilderError
 from builder.render.routing import warm_up_map
 from tests.rendered import config_of, parameters, rendered
 
@@ -31,11 +30,6 @@ def test_before_postfix_3_5_the_fallback_has_a_parameter_of_its_own() -> None:
     values = _main_cf("ubuntu-20.04", fallback=_EU)
     assert values["relayhost"] == "[email-smtp.us-east-1.amazonaws.com]:587"
     assert values["smtp_fallback_relay"] == "[email-smtp.eu-west-1.amazonaws.com]:587"
-
-
-def test_a_fallback_that_begins_tls_otherwise_is_refused() -> None:
-    with pytest.raises(BuilderError, match="fallback"):
-        _main_cf(fallback={**_EU, "upstream": {"port": 465}})
 
 
 def test_each_upstream_is_known_to_the_agent_once() -> None:
