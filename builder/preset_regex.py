@@ -1,45 +1,12 @@
-"""Check the regular expressions and rewrites that presets and access rules hand to Postfix."""
+"""Do and check the rewrites of replies that presets hand to Postfix."""
 
 from __future__ import annotations
 
 import re
 
-# What Python accepts and POSIX extended expressions (regexp_table(5), regex(7)) read as something else.
-_NOT_POSIX = (
-    (re.compile(r"\(\?"), "`(?…)` groups"),
-    (re.compile(r"(?<!\\)(?:\\\\)*\\[dDAZ]"), "`\\d`, `\\D`, `\\A` and `\\Z`; write `[0-9]`, `^` or `$`"),
-    (re.compile(r"(?<!\\)[*+?}][?+]"), "lazy or possessive quantifiers such as `*?`"),
-    (re.compile(r"(?<!\\)(?:\\\\)*\\[1-9]"), "references such as `\\1`"),
-)
-# The classes of a bracket expression, as Python spells what is in them (regex(7)).
-_CLASSES = {
-    "alnum": "a-zA-Z0-9", "alpha": "a-zA-Z", "blank": r" \t", "digit": "0-9", "lower": "a-z", "upper": "A-Z",
-    "punct": r"!-/:-@\[-`{-~", "space": r"\s", "xdigit": "0-9a-fA-F",
-}  # fmt: skip
-_CLASS = re.compile(r"\[:(\w+):\]")
+from builder.posix_regex import as_python
+
 _REFERENCE = re.compile(r"\$(?:\{([0-9]+)\}|\(([0-9]+)\)|([0-9]))")
-
-
-def posix_problem(pattern: str) -> str | None:
-    """Say what is wrong with a POSIX extended regular expression; None when nothing is."""
-    if any(ord(character) < 32 for character in pattern):
-        return "it holds a line break or another control character"
-    for construct, name in _NOT_POSIX:
-        if construct.search(pattern):
-            return f"Postfix's `regexp:` tables do not know {name}"
-    unknown = sorted(set(_CLASS.findall(pattern)) - set(_CLASSES))
-    if unknown:
-        return f"there is no class `[:{unknown[0]}:]`; there are {', '.join(_CLASSES)}"
-    try:
-        re.compile(as_python(pattern))
-    except re.error as error:
-        return f"it is not a regular expression: {error.msg} at character {(error.pos or 0) + 1}"
-    return None
-
-
-def as_python(pattern: str) -> str:
-    """Return a POSIX extended expression as Python's `re` reads it: with its classes spelt out."""
-    return _CLASS.sub(lambda found: _CLASSES.get(found[1], found[0]), pattern)
 
 
 def expand(pattern: str, rewrite: str, line: str) -> str:

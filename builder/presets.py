@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from builder import assets
 from builder.errors import BuilderError, ConfigError
-from builder.preset_regex import posix_problem, rewrite_problem
+from builder.posix_regex import as_python, posix_problem
+from builder.preset_regex import rewrite_problem
 
 T = TypeVar("T")
 TlsMode = Literal["starttls", "implicit"]
@@ -166,7 +167,7 @@ class Reply(Model):
     @model_validator(mode="after")
     def _works(self) -> Reply:
         problem = posix_problem(self.pattern)
-        if problem is None and not re.search(self.pattern, self.example):
+        if problem is None and not re.search(as_python(self.pattern), self.example):
             problem = "it does not match its example"
         if problem is None and self.rewrite is not None:
             problem = rewrite_problem(self.pattern, self.rewrite, self.example)

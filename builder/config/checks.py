@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from builder.config import main_cf
+from builder.config.checks_clients import check_clients
+from builder.config.checks_rules import check_rules
+from builder.config.problem import Problem, Where
 from builder.config.routing import ProviderChoice, is_aws_region
-from builder.config.values import is_too_wide, within
+from builder.config.wording import key_name
 from builder.presets import Preset, Sourced, preset_names
 
 if TYPE_CHECKING:
     from builder.config.model import RelayConfig
-
-Where = tuple[str | int, ...]
-
-
-class Problem(NamedTuple):
-    """One mistake: where, what (said after the key), and the next edit."""
-
-    where: Where
-    text: str
-    hint: str | None = None
 
 
 def check(config: RelayConfig) -> Iterator[Problem]:
     """Give every mistake that is not in one value alone."""
     for where, choice in _choices(config):
         yield from _provider(where, choice)
-    yield from _networks(config)
+    yield from check_clients(config)
+    yield from check_rules(config)
     yield from _names(config)
     yield from _main_cf(config)
-    yield from _access(config)
-    yield from _ports(config)
     yield from _routing(config)
     yield from _warm_up(config)
     yield from _dkim(config)
@@ -44,6 +36,7 @@ def check(config: RelayConfig) -> Iterator[Problem]:
         yield from _ses_headers(config)
         yield from _another_host(config)
         yield from _one_way_to_log_in(config)
+        yield from _one_way_to_begin_tls(config)
 
 
 def either(values: Sequence[Any], *, word: str = "or") -> str:
@@ -126,30 +119,31 @@ def _ports_with(preset: Preset, tls: str) -> list[Any]:
     return sorted((known for known in preset.ports if known.tls == tls), key=lambda known: known.port)
 
 
-def _networks(config: RelayConfig) -> Iterator[Problem]:
-    if not config.networks and not config.submission:
-        yield Problem(("networks",), "is empty, so nobody may relay", "Add the networks of your clients")
-    for index, network in enumerate(config.networks):
-        if is_too_wide(network) and not config.allow_any_network:
-            what = "everybody" if network.endswith("/0") else "more than a /16 of the internet (IPv6: /32)"
-            yield Problem(
-                ("networks", index),
-                f"is `{network}`, which lets {what} relay without logging in",
-                "Name your own networks; where a firewall keeps strangers out, set `allow_any_network: true`",
-            )
-
-
 def _limits(config: RelayConfig) -> Iterator[Problem]:
-    for _where, choice in _choices(config):
-        limit = choice.provider.limits.message_bytes
-        yield from _above(config.message_bytes, limit, ("message_bytes",), choice.provider)
-    limits, ours = config.provider.limits, config.delivery
-    for key, limit in (
-        ("concurrency", limits.connections),
-        ("messages_per_connection", limits.messages_per_connection),
-        ("recipients_per_delivery", limits.recipients_per_message),
+    ours, every = config.delivery, [choice for _where, choice in _choices(config)]
+    # The fallback shares the provider's transport; routes and the warm-up have their own pace, and the number
+    # of recipients in common.
+    together = [config, *([config.fallback] if config.fallback else [])]
+    for value, name, where, choices in (
+        (config.message_bytes, "message_bytes", ("message_bytes",), every),
+        (ours.concurrency, "connections", ("delivery", "concurrency"), together),
+        (
+            ours.messages_per_connection,
+            "messages_per_connection",
+            ("delivery", "messages_per_connection"),
+            together,
+        ),
+        (
+            ours.recipients_per_delivery,
+            "recipients_per_message",
+            ("delivery", "recipients_per_delivery"),
+            every,
+        ),
     ):
-        yield from _above(getattr(ours, key), limit, ("delivery", key), config.provider)
+        limits = [(getattr(choice.provider.limits, name), choice.provider) for choice in choices]
+        known = sorted((pair for pair in limits if pair[0]), key=lambda pair: pair[0].value)
+        problems = (item for limit, preset in known for item in _above(value, limit, where, preset))
+        yield from islice(problems, 1)
     concurrency = ours.concurrency or config.provider.delivery.concurrency
     if ours.initial_concurrency and ours.initial_concurrency > concurrency:
         text = f"is {ours.initial_concurrency}, more than the concurrency of {concurrency}"
@@ -173,43 +167,6 @@ def _main_cf(config: RelayConfig) -> Iterator[Problem]:
         refused = main_cf.problem(name, value)
         if refused:
             yield Problem(("main_cf", name), *refused)
-
-
-def _access(config: RelayConfig) -> Iterator[Problem]:
-    own = [ipaddress.ip_network(network) for network in config.networks]
-    seen: set[str] = set()
-    for index, rule in enumerate(config.access.sender_domains):
-        for position, network in enumerate(rule.networks):
-            where: Where = ("access", "sender_domains", index, "networks", position)
-            if not within(ipaddress.ip_network(network), own):
-                text = f"is `{network}`, which is not inside `networks`, so no client from there may relay"
-                yield Problem(where, text, "Add it to `networks` or remove it here")
-            if network in seen:
-                yield Problem(
-                    where, f"is `{network}`, which an earlier entry has too", "Put the domains together"
-                )
-            seen.add(network)
-    for side in ("senders", "recipients"):
-        rules = getattr(config.access, side).rules
-        for index, rule in enumerate(rules):
-            if any((rule.kind, rule.pattern) == (other.kind, other.pattern) for other in rules[:index]):
-                where = ("access", side, "rules", index)
-                yield Problem(
-                    where, "has the pattern of an earlier rule, which decides", "Remove one of them"
-                )
-
-
-def _ports(config: RelayConfig) -> Iterator[Problem]:
-    mail = {25, *([config.submission.port] if config.submission else [])}
-    for index, port in enumerate(config.firewall.management_ports):
-        if port in mail:
-            text = f"is {port}, a mail port, which is open to `networks` alone"
-            yield Problem(("firewall", "management_ports", index), text, "Remove it")
-    own = [ipaddress.ip_network(network) for network in config.networks]
-    for index, network in enumerate(config.clients.exempt):
-        if not within(ipaddress.ip_network(network), own):
-            text = f"is `{network}`, which is not inside `networks`"
-            yield Problem(("clients", "exempt", index), text, "Remove it")
 
 
 def _quota(config: RelayConfig) -> Iterator[Problem]:
@@ -263,6 +220,11 @@ def _names(config: RelayConfig) -> Iterator[Problem]:
     if config.hostname in (config.upstream.host, *(host.format(region=config.region) for host in hosts)):
         text = f"is `{config.hostname}`, the name of the provider; Postfix would take it for itself"
         yield Problem(("hostname",), text, "Use a name of your own, such as `relay.example.com`")
+    for where, choice in _choices(config):
+        if where and _has_host(choice) and config.hostname == choice.upstream_host:
+            text = f"is `{config.hostname}`, the name of the provider of `{key_name(where)}`"
+            hint = "Use a name of your own, such as `relay.example.com`"
+            yield Problem(("hostname",), f"{text}; Postfix would take it for itself", hint)
     if config.submission and config.submission.secret in [
         choice.secret_name for _where, choice in _choices(config)
     ]:
@@ -349,10 +311,37 @@ def _another_host(config: RelayConfig) -> Iterator[Problem]:
 
 
 def _has_host(choice: ProviderChoice) -> bool:
-    """Tell whether the host is known; why it is not, another check has said."""
-    if choice.provider.host_is_yours and not choice.upstream.host:
+    """Whether it is known which host is meant; what is wrong otherwise is said in its own place."""
+    if choice.preset not in preset_names():
         return False
-    return not choice.provider.has_regions or choice.region in choice.provider.hosts.value
+    provider = choice.provider
+    if provider.host_is_yours:
+        return bool(choice.upstream.host)
+    return not provider.has_regions or choice.region in provider.hosts.value
+
+
+def _one_way_to_begin_tls(config: RelayConfig) -> Iterator[Problem]:
+    """Refuse a fallback that begins TLS otherwise: one delivery agent, with one setting, serves both."""
+    fallback = config.fallback
+    if fallback is None or not all(_has_port(choice) for choice in (config, fallback)):
+        return
+    names = {"starttls": "STARTTLS", "implicit": "implicit TLS"}
+    begins, wanted = fallback.upstream_tls, config.upstream_tls
+    if begins == wanted:
+        return
+    text = (
+        f"is {fallback.upstream_port}, which begins TLS with {names[begins]}, but port "
+        f"{config.upstream_port} of the provider with {names[wanted]}; one delivery attempt serves both"
+    )
+    ports = [known.port for known in _ports_with(fallback.provider, wanted)]
+    own = [known.port for known in _ports_with(config.provider, begins)]
+    hint = f"Set it to {either(ports)}" if ports else f"Set `upstream.port` to {either(own)}"
+    yield Problem(("fallback", "upstream", "port"), text, hint)
+
+
+def _has_port(choice: ProviderChoice) -> bool:
+    ports = [known.port for known in choice.provider.ports]
+    return choice.provider.host_is_yours or choice.upstream_port in ports
 
 
 def _one_way_to_log_in(config: RelayConfig) -> Iterator[Problem]:

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ValidationError
 
 from builder.config import wording
 from builder.config.boot import BootConfig
-from builder.config.checks import Problem
 from builder.config.leaks import find_leaks, find_leaks_in_lines
 from builder.config.model import RelayConfig
+from builder.config.problem import Problem
 from builder.config.yaml_text import Document, Scalar, Where, read_document
 from builder.errors import ConfigError
 

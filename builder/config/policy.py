@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from builder.config.values import Domain, Network, SecretName, Whole, is_host_name
-from builder.preset_regex import posix_problem
+from builder.posix_regex import as_python, posix_problem
 from builder.presets import Model
 
 PatternKind = Literal["exact", "domain", "regexp"]
 Action = Literal["reject", "hold", "discard", "allow"]
-_EXACT = re.compile(r"[!-?A-~]{1,64}@(?P<domain>[^@]+)")
+# What else a local part may hold stands in quotes (RFC 5321, 4.1.2); a `regexp` can match that.
+_EXACT = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@(?P<domain>[^@]+)")
 
 
 def _text(value: str) -> str:
@@ -53,6 +54,10 @@ class AccessRule(Model):
         if self.pattern.startswith("."):
             return rf"@[^@]+{_escaped(self.pattern)}$"
         return rf"@([^@]+\.)?{_escaped(self.pattern)}$"
+
+    def matches(self, address: str) -> bool:
+        """Whether it is the rule for an address (`<>` for none)."""
+        return re.search(as_python(self.ere), address, re.IGNORECASE) is not None
 
 
 def _escaped(text: str) -> str:
@@ -107,7 +112,7 @@ class Submission(Model):
     port: Literal[587, 465] = 587
     """587: TLS begins with STARTTLS, which is demanded before a login; 465: implicit TLS."""
     certificate: Literal["secret", "self_signed"] = "secret"
-    networks: tuple[Network, ...] | None = None
+    networks: Annotated[tuple[Network, ...], Field(min_length=1)] | None = None
     """From where the port may be reached; `networks` of the relay when not set."""
 
 

@@ -35,6 +35,12 @@ _PRIVATE = tuple(
     for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16")
     + ("127.0.0.0/8", "fc00::/7", "fe80::/10", "::1/128")
 )
+# IPv4 in the form of IPv6 (RFC 4291, 2.5.5.2); many at once, the broadcast, no address at all.
+_MAPPED = ipaddress.ip_network("::ffff:0:0/96")
+_NOBODY = tuple(
+    ipaddress.ip_network(text)
+    for text in ("224.0.0.0/4", "ff00::/8", "255.255.255.255/32", "0.0.0.0/32", "::/128")
+)
 # A public network wider than what one organisation usually holds is taken for a mistake.
 WIDEST_PUBLIC_PREFIX = {4: 16, 6: 32}
 
@@ -61,6 +67,14 @@ def within(network: IpNetwork, others: Iterable[IpNetwork]) -> bool:
     )
 
 
+def merged(networks: Iterable[IpNetwork]) -> list[IpNetwork]:
+    """Return the fewest networks that hold the same addresses."""
+    every = list(networks)
+    four = [network for network in every if isinstance(network, ipaddress.IPv4Network)]
+    six = [network for network in every if isinstance(network, ipaddress.IPv6Network)]
+    return [*ipaddress.collapse_addresses(four), *ipaddress.collapse_addresses(six)]
+
+
 def _host_name(value: str) -> str:
     if not is_host_name(value.lower()):
         raise ValueError("expected a fully qualified host name such as `relay.example.com`")
@@ -74,16 +88,34 @@ def _domain(value: str) -> str:
 
 
 def _network(value: str) -> str:
+    if "%" in value:
+        zone = value.partition("%")[2].partition("/")[0]
+        raise ValueError(f"expected a network without the name of an interface (`%{zone[:20]}`)")
     try:
-        return str(ipaddress.ip_network(value))
+        parsed = ipaddress.ip_network(value)
     except ValueError:
         pass
+    else:
+        return str(_with_clients(parsed))
     try:
         meant = ipaddress.ip_network(value, strict=False)
     except ValueError:
         raise ValueError("expected a network such as `10.0.0.0/8` or `fd00::/8`") from None
     address = value.partition("/")[0]
     raise ValueError(f"expected `{meant}` for the whole network, or `{address}` for that address alone")
+
+
+def _with_clients(network: IpNetwork) -> IpNetwork:
+    """Refuse a network in which no client can be."""
+    if within(network, [_MAPPED]):
+        # Such a client is an IPv4 one to Postfix and to nftables.
+        four = ipaddress.IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
+        raise ValueError(f"expected the IPv4 network itself, `{four}`")
+    if within(network, _NOBODY):
+        everybody = f"{type(network.network_address)(0)}/0"
+        note = f"; everybody is `{everybody}`" if int(network.network_address) == 0 else ""
+        raise ValueError(f"expected addresses that a client can have{note}")
+    return network
 
 
 def _address(value: str) -> str:

@@ -90,7 +90,9 @@ def describe(
     expected = _expected(kind, context)
     if expected in ("a list", "keys and values") and isinstance(item["input"], (str, int, float)):
         return f"is one single value, expected {expected}", None
-    return f"is {found(item['input'], where, mark)}, expected {expected}{_yaml_note(mark, kind)}", None
+    # Quotes would not help where numbers are expected.
+    note = "" if kind == "literal_error" and "`" not in expected else _yaml_note(mark, kind)
+    return f"is {found(item['input'], where, mark)}, expected {expected}{note}", None
 
 
 def found(value: Any, where: Where, mark: Scalar | None) -> str:

@@ -57,6 +57,7 @@ def _ses_headers(scene: Scene) -> None:
             _expect(scene, message, "X-SES-CONFIGURATION-SET", ["marketing"])
             _expect(scene, message, "X-SES-MESSAGE-TAGS", ["team=ops, kind=bulk"])
             _expect(scene, message, "X-Relay", ["yes"])
+            _expect(scene, message, "X-Price$", ["$5 off"])
             markers = [name for name, _ in message.headers if name.startswith("X-Relay-")]
             scene.check(not markers, f"markers of the relay were sent on: {markers}")
 
@@ -67,10 +68,10 @@ def _rewritten(scene: Scene) -> None:
         (
             "root@host.internal",
             "Cron <root@host.internal>",
-            "account@gmail.example",
-            "Cron <account@gmail.example>",
+            "account$1@gmail.example",
+            "Cron <account$1@gmail.example>",
         ),
-        ("root@host.internal", "root@host.internal", "account@gmail.example", "<account@gmail.example>"),
+        ("root@host.internal", "root@host.internal", "account$1@gmail.example", "<account$1@gmail.example>"),
         ("me@ours.example", "Me <me@ours.example>", "me@ours.example", "Me <me@ours.example>"),
     ):
         content = f"From: {header}\r\nReply-To: back@host.internal\r\nSubject: s\r\n\r\nx\r\n".encode()
@@ -100,11 +101,11 @@ def _notice(scene: Scene) -> None:
     """Check: a notice reaches the address, from a sender that the provider knows."""
     scene.send(scene.mails(1))
     arrived = scene.provider.wait_for(
-        lambda: [m for m in scene.provider.messages if "bounces@example.com" in m.recipients],
+        lambda: [m for m in scene.provider.messages if "bounces$1@example.com" in m.recipients],
         timeout_seconds=15,
     )
     senders = {message.sender for message in arrived}
-    scene.check(senders == {"mailer@example.com"}, f"the notice came from {senders}")
+    scene.check(senders == {"mailer$1@example.com"}, f"the notice came from {senders}")
 
 
 CASES = (

@@ -28,7 +28,9 @@ def _taken(scene: Scene, sent: Sent, what: str) -> None:
 
 def _senders(scene: Scene) -> None:
     to = scene.new_recipients
-    _refused(scene, _one(scene, Mail(to(1), sender="bad@example.com")), "an exact sender that is rejected")
+    sent = _one(scene, Mail(to(1), sender="bad@example.com"))
+    _refused(scene, sent, "an exact sender that is rejected")
+    scene.check("you owe $5" in sent.reply, f"the client was told `{sent.reply}`, not the rule's text")
     _refused(scene, _one(scene, Mail(to(1), sender="x@sub.evil.example")), "a sender in a rejected domain")
     _refused(scene, _one(scene, Mail(to(1), sender="X1@EXAMPLE.org")), "a sender that a pattern rejects")
     _taken(scene, _one(scene, Mail(to(1), sender="x1@example.org.example.com")), "another sender")

@@ -37,8 +37,8 @@ _SES = {"preset": "ses", "region": "us-east-1"}
 _EU = "email-smtp.eu-west-1.amazonaws.com"
 
 
-def _rule(pattern: str, kind: str, action: str) -> dict[str, str]:
-    return {"pattern": pattern, "kind": kind, "action": action}
+def _rule(pattern: str, kind: str, action: str, **text: str) -> dict[str, str]:
+    return {"pattern": pattern, "kind": kind, "action": action, **text}
 
 
 # Not in SETUPS: it needs a C compiler.
@@ -79,6 +79,7 @@ SETUPS: Mapping[str, Setup] = {
     "warm-up": Setup(
         {**_SES, "warm_up": {"preset": "ses", "region": "eu-west-1", "percent": 25}}, hosts=(SES, _EU)
     ),
+    # A `$` wherever a value ends up in a result of a regexp table, where it would mean a group.
     "rules": Setup(
         {
             **_SES,
@@ -86,7 +87,7 @@ SETUPS: Mapping[str, Setup] = {
                 "senders": {
                     "rules": [
                         _rule("good@evil.example", "exact", "allow"),
-                        _rule("bad@example.com", "exact", "reject"),
+                        _rule("bad@example.com", "exact", "reject", text="you owe $5"),
                         _rule("evil.example", "domain", "reject"),
                         _rule("^x[0-9]+@example\\.org$", "regexp", "reject"),
                         _rule("hold@example.com", "exact", "hold"),
@@ -94,7 +95,7 @@ SETUPS: Mapping[str, Setup] = {
                 },
                 "recipients": {
                     "rules": [
-                        _rule("drop.example", "domain", "discard"),
+                        _rule("drop.example", "domain", "discard", text="$1 for all"),
                         _rule("blocked.example", "domain", "reject"),
                     ]
                 },
@@ -116,7 +117,7 @@ SETUPS: Mapping[str, Setup] = {
                 "strip_received": True,
                 "strip_client_headers": True,
                 "strip_headers": ["X-Internal"],
-                "set_headers": {"X-Relay": "yes"},
+                "set_headers": {"X-Relay": "yes", "X-Price$": "$5 off"},
                 "configuration_set": "marketing",
                 "tags": {"team": "ops", "kind": "bulk"},
             },
@@ -146,8 +147,8 @@ SETUPS: Mapping[str, Setup] = {
     "rewrite": Setup(
         {
             **_SES,
-            "hygiene": {"sender_rewrite": {"address": "account@gmail.example", "keep": ["ours.example"]}},
-            "dsn": {"address": "bounces@example.com", "sender": "mailer@example.com"},
+            "hygiene": {"sender_rewrite": {"address": "account$1@gmail.example", "keep": ["ours.example"]}},
+            "dsn": {"address": "bounces$1@example.com", "sender": "mailer$1@example.com"},
         }
     ),
 }

@@ -10,7 +10,7 @@ from builder.config.model import RelayConfig
 from builder.config.policy import AccessList, AccessRule, SenderDomains
 from builder.render.postfix_values import postfix_network
 from builder.render.routing import domain_pattern
-from builder.render.templates import regexp_pattern, render_template
+from builder.render.templates import regexp_pattern, regexp_result, render_template
 
 _TEXTS = {
     "reject": "5.7.1 this relay does not accept that address",
@@ -42,10 +42,10 @@ def render_access(config: RelayConfig) -> AccessFiles:
     if classes:
         restrictions.append(f"check_client_access cidr:/{_NETWORKS}")
     if access.senders.rules or access.senders.otherwise == "reject":
-        files[_SENDERS] = _table("senders", access.senders, with_discard=True)
+        files[_SENDERS] = _table("senders", access.senders)
         restrictions.append(f"check_sender_access regexp:/{_SENDERS}")
     if access.recipients.rules or access.recipients.otherwise == "reject":
-        files[_RECIPIENTS] = _table("recipients", access.recipients, with_discard=False)
+        files[_RECIPIENTS] = _table("recipients", access.recipients, discard="DUNNO")
         restrictions.append(f"check_recipient_access regexp:/{_RECIPIENTS}")
     discarded = _discarded(access.recipients.rules)
     if discarded:
@@ -58,11 +58,11 @@ def render_access(config: RelayConfig) -> AccessFiles:
     )
 
 
-def _table(what: str, rules: AccessList, *, with_discard: bool) -> str:
+def _table(what: str, rules: AccessList, *, discard: str = "") -> str:
+    """Return a table; `discard` stands for that action where the mail is dropped later (`_discarded`)."""
     rows = [
-        (regexp_pattern(rule.ere), _action(rule))
+        (regexp_pattern(rule.ere), discard if discard and rule.action == "discard" else _action(rule))
         for rule in rules.rules
-        if with_discard or rule.action != "discard"
     ]
     return render_template(
         "postfix/access.regexp.j2", what=what, rows=rows, otherwise=rules.otherwise, text=_TEXTS["reject"]
@@ -75,7 +75,7 @@ def _action(rule: AccessRule) -> str:
     text = rule.text or _TEXTS[rule.action]
     if rule.action == "reject" and rule.text and not rule.text[:1].isdigit():
         text = f"5.7.1 {rule.text}"
-    return f"{rule.action.upper()} {text}"
+    return regexp_result(f"{rule.action.upper()} {text}")
 
 
 def _discarded(rules: Sequence[AccessRule]) -> str:
@@ -88,7 +88,8 @@ def _discarded(rules: Sequence[AccessRule]) -> str:
         if rule.action != "discard":
             continue
         before = [f"if !/{regexp_pattern(other.ere)}/" for other in rules[:position]]
-        row = f"/{regexp_pattern(rule.ere)}/  discard:{rule.text or _TEXTS['discard']}"
+        result = regexp_result(f"discard:{rule.text or _TEXTS['discard']}")
+        row = f"/{regexp_pattern(rule.ere)}/  {result}"
         lines += [*before, row, *(["endif"] * len(before))]
     if not lines:
         return ""

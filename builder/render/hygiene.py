@@ -11,7 +11,7 @@ from builder import assets
 from builder.config.hygiene import SenderRewrite
 from builder.config.model import RelayConfig
 from builder.render.routing import SPOOL_TRANSPORT, domain_pattern
-from builder.render.templates import regexp_pattern, render_template
+from builder.render.templates import regexp_pattern, regexp_result, render_template
 
 SPOOL = "/var/spool/relay-dsn"
 _KEEP_DSN = "usr/lib/relay/bin/keep-dsn"
@@ -76,7 +76,7 @@ def _marker(config: RelayConfig, name: str) -> str:
 def _header_rows(config: RelayConfig) -> Iterator[tuple[str, str]]:
     hygiene = config.hygiene
     for name, value in hygiene.added_headers.items():
-        yield f"^{_marker(config, name)}:", f"REPLACE {name}: {value}"
+        yield f"^{_marker(config, name)}:", regexp_result(f"REPLACE {name}: {value}")
     for name in hygiene.removed_headers:
         yield f"^{_literal(name)}[[:space:]]*:", "IGNORE"
 
@@ -90,7 +90,7 @@ def _from_rule(rewrite: SenderRewrite | None) -> dict[str, object] | None:
     if rewrite is None or not rewrite.from_header:
         return None
     kept = [str(regexp_pattern(_kept_in_from(domain))) for domain in rewrite.keep]
-    return {"kept": kept, "address": rewrite.address}
+    return {"kept": kept, "address": regexp_result(rewrite.address)}
 
 
 def _kept_in_from(domain: str) -> str:
@@ -99,7 +99,8 @@ def _kept_in_from(domain: str) -> str:
 
 def _canonical(rewrite: SenderRewrite) -> str:
     kept = [str(regexp_pattern(domain_pattern(domain))) for domain in rewrite.keep]
-    return render_template("postfix/sender_canonical.regexp.j2", kept=kept, address=rewrite.address)
+    address = regexp_result(rewrite.address)
+    return render_template("postfix/sender_canonical.regexp.j2", kept=kept, address=address)
 
 
 def keeps_reports(config: RelayConfig) -> bool:
@@ -121,7 +122,7 @@ def render_reports(config: RelayConfig) -> dict[str, str]:
         rewrite = config.hygiene.sender_rewrite
         sender = config.dsn.sender or (rewrite.address if rewrite else config.dsn.address)
         files["etc/postfix/generic.regexp"] = (
-            f"# Notices have a sender that the provider knows.\n/^double-bounce@/  {sender}\n"
+            f"# Notices have a sender that the provider knows.\n/^double-bounce@/  {regexp_result(sender)}\n"
         )
     return files
 

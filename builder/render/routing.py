@@ -8,7 +8,6 @@ from math import gcd
 
 from builder.config.model import RelayConfig
 from builder.config.routing import ProviderChoice
-from builder.errors import BuilderError
 from builder.releases import Release
 
 SPOOL_TRANSPORT = "dsn-spool"
@@ -73,19 +72,10 @@ def mechanisms(choice: ProviderChoice) -> tuple[str, ...]:
 
 
 def relayhost(config: RelayConfig, release: Release) -> tuple[str, str]:
-    """Return `relayhost` and `smtp_fallback_relay`; before Postfix 3.5 the first takes one host only.
-
-    Errors: BuilderError when the two providers begin TLS in different ways.
-    """
+    """Return `relayhost` and `smtp_fallback_relay`; before Postfix 3.5 the first takes one host only."""
     first = nexthop(config)
     if config.fallback is None:
         return first, ""
-    if config.fallback.upstream_tls != config.upstream_tls:
-        raise BuilderError(
-            f"`fallback` begins TLS with {config.fallback.upstream_tls}, the provider with "
-            f"{config.upstream_tls}; one delivery attempt serves both, so they must do the same",
-            hint="Set `fallback.upstream.port` (587 is STARTTLS, 465 is implicit TLS)",
-        )
     if release.supports_relayhost_list:
         return f"{first}, {nexthop(config.fallback)}", ""
     return first, nexthop(config.fallback)

@@ -51,6 +51,14 @@ def regexp_pattern(pattern: str) -> Checked:
     return Checked(re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", one_line(pattern, name="a pattern")))
 
 
+def regexp_result(text: str) -> Checked:
+    """Write a result of regexp_table(5) that stands for itself: `$` would name a group of the pattern.
+
+    Where there is no such group, Postfix skips the whole rule with a warning.
+    """
+    return Checked(one_line(text, name="a result").replace("$", "$$"))
+
+
 def comment(text: str) -> Checked:
     """Write a text as comment lines."""
     lines = textwrap.wrap(one_line(text, name="a comment"), 116)

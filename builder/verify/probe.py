@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from builder.config import RelayConfig
 from builder.config.policy import AccessList
 from builder.errors import BuilderError
-from builder.preset_regex import as_python
 
 SENDER, RECIPIENT = "app@example.com", "someone@example.net"
 _NAME = "relay-probe"
@@ -80,7 +78,7 @@ def _own_domains(config: RelayConfig, client: str) -> tuple[str, ...] | None:
 
 def _action(rules: AccessList, address: str) -> str:
     for rule in rules.rules:
-        if re.search(as_python(rule.ere), address, re.IGNORECASE):
+        if rule.matches(address):
             return rule.action
     return rules.otherwise
 

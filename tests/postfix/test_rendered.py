@@ -57,6 +57,25 @@ def test_nftables_takes_the_firewall(name: str, release: Release, tmp_path: Path
     process.run(["nft", "--check", "--file", rules])
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"networks": [], "submission": {"secret": "relay/users", "networks": ["0.0.0.0/0", "::/0"]}},
+        {"networks": ["fe80::1", "fd00::/8", "fd00::/8"], "submission": {"secret": "relay/users"}},
+        {"firewall": {"management_ports": []}},
+        {"firewall": {"management_ports": [22, 22], "management_networks": []}},
+        {"firewall": {"enabled": False}},
+    ],
+    ids=["submission-alone", "ipv6-alone", "no-management-port", "nobody-manages", "off"],
+)
+def test_nftables_takes_whatever_relay_yaml_may_say(
+    keys: dict[str, Any], release: Release, tmp_path: Path
+) -> None:
+    rules = tmp_path / "nftables.conf"
+    rules.write_text(rendered("ses", release.name, **keys)["root/etc/nftables.conf"])
+    process.run(["nft", "--check", "--file", rules])
+
+
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The schema of user data from cloud-init's own package."""

@@ -249,3 +249,24 @@ def test_launch_settings_never_make_an_open_relay() -> None:
         boot_config({"networks": ["0.0.0.0/0"]})
     boot = boot_config({"networks": ["0.0.0.0/0"], "allow_any_network": True})
     assert boot.to_json_dict() == {"schema": 1, "networks": ["0.0.0.0/0"], "allow_any_network": True}
+
+
+def test_the_port_of_submission_is_not_wanted_in_quotes(relay_yaml: Path) -> None:
+    error = refused(relay_yaml, f"{BASE}submission:\n  secret: relay/users\n  port: 25\n")
+    assert error.problems == ("`submission.port` is `25`, expected 587 or 465 (line 5)",)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"{BASE}upstream:\n  port: 465\nfallback:\n  preset: postmark\n", 5),
+        (f"{BASE}fallback:\n  preset: sendgrid\n  upstream:\n    port: 465\n", 6),
+    ],
+)
+def test_a_fallback_that_begins_tls_otherwise_is_refused_with_its_line(
+    relay_yaml: Path, text: str, line: int
+) -> None:
+    error = refused(relay_yaml, text)
+    assert "`fallback.upstream.port` is " in str(error)
+    assert f"one delivery attempt serves both (line {line})" in str(error)
+    assert str(error.hint).startswith("Set ")

@@ -10,7 +10,7 @@ import pytest
 
 from builder import assets
 from builder.errors import BuilderError, ConfigError
-from builder.preset_regex import expand, posix_problem
+from builder.preset_regex import expand
 from builder.preset_view import describe, presets_table, source_rows
 from builder.presets import Preset, load_preset, preset_names, read_preset
 
@@ -247,13 +247,3 @@ def test_a_preset_without_the_530_rewrite_is_refused(tmp_path: Path) -> None:
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match="no rewrite of 530"):
         read_preset(file)
-
-
-@pytest.mark.parametrize("pattern", [r"a(?=b)", r"\d+", "a*?", r"(a)\1", "(", "a\nb", "[[:letters:]]"])
-def test_what_posix_does_not_know_is_refused(pattern: str) -> None:
-    assert posix_problem(pattern)
-
-
-@pytest.mark.parametrize("pattern", [r"^[0-9]+$", r"a\.b", r"^(a|b){1,3}$", r"\\d", "^[[:alpha:]_]+$"])
-def test_posix_expressions_are_accepted(pattern: str) -> None:
-    assert posix_problem(pattern) is None

@@ -11,7 +11,7 @@ from builder.config.model import RelayConfig
 from builder.errors import BuilderError
 from builder.releases import get_release
 from builder.render import render
-from builder.render.templates import main_cf_value, one_line, regexp_pattern, to_json
+from builder.render.templates import main_cf_value, one_line, regexp_pattern, regexp_result, to_json
 from tests.rendered import parameters
 
 _BREAKS = ("a\nrelayhost = [evil.example]:25", "a\r\nb", "a\x00b", "a\x0bb", "a\u2028b", "a\x85b")
@@ -77,6 +77,10 @@ def test_a_slash_does_not_end_a_pattern() -> None:
     assert regexp_pattern("a/b") == r"a\/b"
     assert regexp_pattern(r"a\/b") == r"a\/b"
     assert regexp_pattern(r"a\\/b") == r"a\\\/b"
+
+
+def test_a_dollar_in_a_result_stands_for_itself() -> None:
+    assert regexp_result("you owe $5") == "you owe $$5"
 
 
 def test_a_pattern_with_a_line_break_is_refused() -> None:
