@@ -42,6 +42,7 @@ def check(config: RelayConfig) -> Iterator[Problem]:
         yield from _limits(config)
         yield from _quota(config)
         yield from _ses_headers(config)
+        yield from _null_sender(config)
         yield from _one_secret_for_each_host(config)
         yield from _one_way_to_log_in(config)
 
@@ -197,6 +198,19 @@ def _access(config: RelayConfig) -> Iterator[Problem]:
                 yield Problem(
                     where, "has the pattern of an earlier rule, which decides", "Remove one of them"
                 )
+
+
+def _null_sender(config: RelayConfig) -> Iterator[Problem]:
+    """Find access rules for `<>` that what is done with it afterwards (or before, `rewrite`) makes idle."""
+    choice = config.null_sender
+    for index, rule in enumerate(config.access.senders.rules):
+        if (rule.kind, rule.pattern) != ("exact", "<>") or choice == "pass":
+            continue
+        if choice == "rewrite" or rule.action in ("allow", "hold"):
+            what = "sends it from another sender" if choice == "rewrite" else "refuses it"
+            where: Where = ("access", "senders", "rules", index)
+            text = f"is about `<>`, but `dsn.from_clients: {choice}` {what}"
+            yield Problem(where, text, "Set `dsn.from_clients: pass` or remove the rule")
 
 
 def _ports(config: RelayConfig) -> Iterator[Problem]:
