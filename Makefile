@@ -16,7 +16,7 @@ WORKERS := 4
 SLOW := postfix or aws or vm
 BENCHES := bench/cli.py bench/boot.py bench/bake.py bench/throughput.py bench/rotation.py
 
-.PHONY: help setup apt demo test test-releases check docs bench packer lock clean
+.PHONY: help setup apt demo test test-releases check docs bench packer dashboard-linter lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -55,6 +55,9 @@ bench: setup ## every benchmark, the README's figures among them; one JSON file 
 
 .tools/bin/promtool:
 	@tools/get-promtool.sh
+
+dashboard-linter: ## Grafana's linter for the dashboard, built from Go modules into .tools/
+	@tools/build-dashboard-linter.sh
 
 packer: ## a current Packer and its amazon plugin, built from Go modules into .tools/
 	@tools/build-packer.sh

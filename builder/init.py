@@ -235,6 +235,7 @@ _DSN = """\
 # Where bounces go; kept on the relay when not set.
 # dsn:
 #   address: postmaster@example.com
+#   from_clients: reject                 # clients' mail with a null sender; or rewrite, or pass
 """
 _DKIM = """\
 # Sign mail on the relay, where the provider does not (docs/dkim.md); the secret: {"private_key": PEM}.

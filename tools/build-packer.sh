@@ -5,7 +5,7 @@ set -eu
 
 cd "$(dirname "$0")"
 out=$(cd .. && pwd)/.tools
-mkdir -p "$out/bin" "$out/config"
+mkdir -p "$out/build" "$out/config"
 
 version_of() { go list -mod=readonly -m -f '{{.Version}}' "$1"; }
 
@@ -21,11 +21,11 @@ build() {
     CGO_ENABLED=0 GOFLAGS='-mod=readonly -buildvcs=false' go build -trimpath -ldflags '-s -w' -o "$2" "$1"
 }
 build github.com/hashicorp/packer "$out/packer"
-build github.com/hashicorp/packer-plugin-amazon "$out/bin/packer-plugin-amazon"
+build github.com/hashicorp/packer-plugin-amazon "$out/build/packer-plugin-amazon"
 
 # Folders of one's own: the user's ~/.config/packer is neither read nor written.
 CHECKPOINT_DISABLE=1 PACKER_CONFIG_DIR="$out/config" PACKER_PLUGIN_PATH="$out/plugins" \
-    "$out/packer" plugins install --path "$out/bin/packer-plugin-amazon" github.com/hashicorp/amazon
-rm -rf "${out:?}/bin"
+    "$out/packer" plugins install --path "$out/build/packer-plugin-amazon" github.com/hashicorp/amazon
+rm -rf "${out:?}/build"
 echo "$stamp" >"$out/stamp"
 echo "$out/packer is ready; its plugins are in $out/plugins"

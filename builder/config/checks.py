@@ -34,6 +34,7 @@ def check(config: RelayConfig) -> Iterator[Problem]:
         yield from _limits(config)
         yield from _quota(config)
         yield from _ses_headers(config)
+        yield from _null_sender(config)
         yield from _another_host(config)
         yield from _one_way_to_log_in(config)
         yield from _one_way_to_begin_tls(config)
@@ -167,6 +168,19 @@ def _main_cf(config: RelayConfig) -> Iterator[Problem]:
         refused = main_cf.problem(name, value)
         if refused:
             yield Problem(("main_cf", name), *refused)
+
+
+def _null_sender(config: RelayConfig) -> Iterator[Problem]:
+    """Find access rules for `<>` that what is done with it afterwards (or before, `rewrite`) makes idle."""
+    choice = config.null_sender
+    for index, rule in enumerate(config.access.senders.rules):
+        if (rule.kind, rule.pattern) != ("exact", "<>") or choice == "pass":
+            continue
+        if choice == "rewrite" or rule.action in ("allow", "hold"):
+            what = "sends it from another sender" if choice == "rewrite" else "refuses it"
+            where: Where = ("access", "senders", "rules", index)
+            text = f"is about `<>`, but `dsn.from_clients: {choice}` {what}"
+            yield Problem(where, text, "Set `dsn.from_clients: pass` or remove the rule")
 
 
 def _quota(config: RelayConfig) -> Iterator[Problem]:

@@ -74,7 +74,10 @@ class Hygiene(Model):
     """Headers that are removed, set or rewritten."""
 
     strip_received: bool = False
-    """Remove the Received headers that were there before this relay's own."""
+    """Take names and addresses out of Received headers: earlier hops, and the client in this relay's own.
+
+    A line for each hop stays, since Postfix counts them to end a loop.
+    """
     strip_client_headers: bool = False
     """Remove User-Agent, X-Mailer and the like; see CLIENT_HEADERS."""
     strip_headers: tuple[RemovableHeader, ...] = ()
@@ -122,9 +125,18 @@ class Dsn(Model):
     """What to send notices about (notify_classes, postconf(5))."""
     spool_days: Whole = Field(default=30, ge=1, le=365)
     """How long the spool keeps them."""
+    from_clients: Literal["reject", "rewrite", "pass"] | None = None
+    """Mail of clients that has the null sender `<>`, such as reports of a mail server behind this relay.
+
+    `reject`: refused at RCPT TO with 550 and the reason. `rewrite`: sent from `sender`. `pass`: offered to
+    the provider as it is; what that refuses is kept as a report. Not set: `reject`, or `pass` where the
+    provider is known to take it. Access rules for `<>` are asked first.
+    """
 
     @model_validator(mode="after")
-    def _sender_needs_address(self) -> Dsn:
+    def _needs_address(self) -> Dsn:
         if self.sender and not self.address:
             raise ValueError("`sender` is set but `address` is not")
+        if self.from_clients == "rewrite" and not self.address:
+            raise ValueError("`from_clients` is `rewrite` but `address`, from which to send, is not set")
         return self

@@ -64,7 +64,12 @@ _REFUSED: tuple[tuple[str, str, str], ...] = (
     (r"inet_interfaces|master_service_disable", "port 25 opens only after the credential was proven", ""),
     (r"(smtp_|mime_|nested_)?header_checks|(smtp_)?body_checks", _BY_KEY, "hygiene"),
     (r"(sender_|recipient_)?canonical_.*|masquerade_.*|smtp_generic_maps", _BY_KEY, "hygiene.sender_rewrite"),
-    (r"notify_classes|.*_notice_recipient|double_bounce_sender|bounce_.*|empty_address_.*", _BY_KEY, "dsn"),
+    (
+        r"notify_classes|.*_notice_recipient|double_bounce_sender|bounce_.*|empty_address_.*"
+        r"|smtpd_command_filter|smtpd_null_.*|cleanup_service_name",
+        _BY_KEY,
+        "dsn",
+    ),
     (r"(non_)?smtpd_milters|milter_.*|internal_mail_filter_classes", _BY_KEY, "dkim"),
     (r"smtpd_discard_ehlo_.*|smtpd_forbid_.*|disable_vrfy_command|strict_rfc821_.*", _SAFE, ""),
     (r"debug_peer_.*|debugger_command|smtp_tls_loglevel|smtpd_tls_loglevel|maillog_file.*", _LOG, ""),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -96,6 +96,12 @@ class RelayConfig(ProviderChoice):
     def mail_domain(self) -> str:
         """`myorigin`: what is appended to an address without a domain."""
         return self.domain or self.hostname.partition(".")[2]
+
+    @property
+    def null_sender(self) -> Literal["reject", "rewrite", "pass"]:
+        """What becomes of clients' mail with a null sender."""
+        accepts = self.provider.accepts_null_sender
+        return self.dsn.from_clients or ("pass" if accepts and accepts.value else "reject")
 
     @property
     def aws_region(self) -> str | None:

@@ -81,7 +81,7 @@ class AccessList(Model):
 
     rules: tuple[AccessRule, ...] = ()
     otherwise: Literal["allow", "reject"] = "allow"
-    """With `reject` the rules are a list of who may; bounces (`<>`) still pass unless a rule names them."""
+    """With `reject` the rules are a list of who may. The null sender (`<>`) is up to `dsn.from_clients`."""
 
 
 class SenderDomains(Model):

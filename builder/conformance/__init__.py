@@ -6,6 +6,7 @@ from builder.conformance import (
     cases_dkim,
     cases_hygiene,
     cases_intake,
+    cases_notices,
     cases_provider,
     cases_routes,
     cases_rules,
@@ -20,5 +21,6 @@ CASES: tuple[Case, ...] = (
     *cases_routes.CASES,
     *cases_rules.CASES,
     *cases_hygiene.CASES,
+    *cases_notices.CASES,
     *cases_dkim.CASES,
 )

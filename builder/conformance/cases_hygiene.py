@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from builder.conformance.case import Case, Expect, behaving
 from builder.conformance.client import Mail
 from builder.conformance.scene import Scene
 from builder.standin.behaviour import Fault
 from builder.standin.journal import Message
+
+_HELO, _CLIENT = "client.example.com", "10.1.2.3"
 
 
 def _delivered(scene: Scene, mail: Mail) -> Message | None:
@@ -44,9 +48,38 @@ def _headers(scene: Scene) -> None:
     for name in ("User-Agent", "X-Mailer", "X-Internal"):
         _expect(scene, message, name, [])
     _expect(scene, message, "X-Kept", ["z"])
-    hops = _values(message, "Received")
-    scene.check(len(hops) == 1, f"{len(hops)} Received headers arrived, expected the relay's own: {hops}")
+    _check_hops(scene, _values(message, "Received"), earlier=2)
     scene.check(b"Received: from attached" in message.content, "an attached message was changed")
+
+
+def _check_hops(scene: Scene, hops: list[str], *, earlier: int) -> None:
+    """Check: a line for each hop, so that a loop still ends, and no name or address of any client in them."""
+    scene.check(len(hops) == 1 + earlier, f"{len(hops)} Received headers arrived: {hops}")
+    text = "\n".join(hops)
+    for inside in ("laptop", "10.0.0.1", "inner", "middle", _HELO, _CLIENT, "127.0.0.1", "localhost", "from"):
+        scene.check(inside not in text, f"a Received header tells of `{inside}`: {hops}")
+    own = re.match(r"by \S+ \(Relay\) with E?SMTP\S* id \S+", hops[0])
+    scene.check(own is not None, f"the relay's own Received header has no queue ID: {hops[0]}")
+    scene.check(" +0000" in hops[0], f"the relay's own Received header has no date: {hops[0]}")
+
+
+def _client_hidden(scene: Scene) -> None:
+    """Check: the relay's own Received header does not tell which client it was."""
+    mail = Mail(scene.new_recipients(1))
+    scene.send([mail], client=_CLIENT)
+    if scene.wait_for_delivered(1):
+        _check_hops(scene, _values(scene.provider.messages[0], "Received"), earlier=0)
+    else:
+        scene.problems.append("not delivered")
+
+
+def _loop(scene: Scene) -> None:
+    """Check: a message that goes in circles is given up, although what its hops say is removed."""
+    limit = int(scene.relay.run(["postconf", "-h", "hopcount_limit"]))
+    hop = "Received: from a.corp by b.corp with SMTP id 1; Sun, 22 Nov 2026 10:00:00 +0000\r\n"
+    content = hop * (limit - 1) + "From: <app@example.com>\r\nSubject: s\r\n\r\nx\r\n"
+    sent = scene.send([Mail(scene.new_recipients(1), content=content.encode())])[0]
+    scene.check(sent.reply.startswith("554"), f"a message with {limit} hops got `{sent.reply}`, expected 554")
 
 
 def _ses_headers(scene: Scene) -> None:
@@ -114,6 +147,20 @@ CASES = (
         "Internal headers are removed, attached messages untouched",
         setup="hygiene",
         act=_headers,
+    ),
+    Case(
+        "received-without-client",
+        "The relay's own Received header does not name the client",
+        setup="hygiene",
+        act=_client_hidden,
+        needs=frozenset({"xclient"}),
+    ),
+    Case(
+        "received-counted",
+        "With stripped Received headers a loop still ends",
+        setup="hygiene",
+        act=_loop,
+        expect=Expect(client=""),
     ),
     Case("ses-headers", "SES' headers and set headers: exactly once", setup="hygiene", act=_ses_headers),
     Case(

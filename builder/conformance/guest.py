@@ -11,6 +11,8 @@ from builder.launch.interface import Guest
 
 _AGENT_JSON = "/etc/relay/agent.json"
 _KEEP_REPORTS = "/usr/lib/relay/bin/keep-dsn"
+# What is asked about senders and recipients in an image without access rules; see builder/render/notices.py.
+_NULL_REFUSED = "check_sender_access regexp:/etc/postfix/null_sender.regexp"
 # The cases send more than `clients` of relay.yaml allows one client; those limits have cases of their own.
 _NO_LIMITS = (
     "smtpd_client_connection_count_limit", "smtpd_client_connection_rate_limit",
@@ -54,6 +56,8 @@ class GuestRelay(Relay):
             self.abilities |= {"starttls"}
         if self.run(["sh", "-c", f"test -e {_KEEP_REPORTS} && echo yes"], check=False):
             self.abilities |= {"reports"}
+        if self.run(["postconf", "-h", "smtpd_recipient_restrictions"]).strip() == _NULL_REFUSED:
+            self.abilities |= {"null-refused"}
         self.run(["systemctl", "stop", "relay-agent.service", self._unit])
         self.run(["sh", "-c", _SMALL_SPOOL])
         self.start_postfix()

@@ -44,7 +44,18 @@ class LocalRelay(Relay):
     """
 
     abilities = frozenset(
-        {"xclient", "stop", "disk", "settings", "map", "submission", "reports", "starttls", "signer"}
+        {
+            "xclient",
+            "stop",
+            "disk",
+            "settings",
+            "map",
+            "submission",
+            "reports",
+            "null-refused",
+            "starttls",
+            "signer",
+        }
     )
     reports = "/run/relay-dsn"
 

@@ -35,8 +35,8 @@ class Relay(ABC):
     `xclient`: a client may say which address it comes from. `stop`: daemons may be killed and started.
     `disk`: the queue's file system may be filled. `settings`: parameters may be changed. `map`: nobody else
     writes the password map. `submission`: there is a port for clients that log in. `reports`: reports of
-    non-delivery are kept on the relay. `starttls`: the provider's port begins in the clear. `signer`: it
-    signs with DKIM, and its signer may be stopped.
+    non-delivery are kept on the relay. `null-refused`: clients may not send with a null sender. `starttls`:
+    the provider's port begins in the clear. `signer`: it signs with DKIM, and its signer may be stopped.
     """
 
     name: str

@@ -35,6 +35,14 @@ class Setup:
 
 _SES = {"preset": "ses", "region": "us-east-1"}
 _EU = "email-smtp.eu-west-1.amazonaws.com"
+_ROUTED = {
+    **_SES,
+    "routes": [
+        {"name": "news", "preset": "sendgrid", "sender_domains": ["news.example"]},
+        {"name": "partner", "preset": "mailgun", "region": "us", "recipient_domains": ["partner.example"]},
+    ],
+}
+_ROUTED_HOSTS = (SES, "smtp.sendgrid.net", "smtp.mailgun.org")
 
 
 def _rule(pattern: str, kind: str, action: str, **text: str) -> dict[str, str]:
@@ -52,20 +60,17 @@ SETUPS: Mapping[str, Setup] = {
     "plain": Setup(_SES),
     "implicit-tls": Setup({**_SES, "upstream": {"port": 465}}, implicit_tls=True),
     "fallback": Setup({**_SES, "fallback": {"preset": "ses", "region": "eu-west-1"}}, hosts=(SES, _EU)),
-    "routes": Setup(
+    "routes": Setup(_ROUTED, hosts=_ROUTED_HOSTS),
+    "notices": Setup(
         {
-            **_SES,
-            "routes": [
-                {"name": "news", "preset": "sendgrid", "sender_domains": ["news.example"]},
-                {
-                    "name": "partner",
-                    "preset": "mailgun",
-                    "region": "us",
-                    "recipient_domains": ["partner.example"],
-                },
-            ],
+            **_ROUTED,
+            "dsn": {
+                "address": "bounces@partner.example",
+                "sender": "mailer@example.com",
+                "from_clients": "rewrite",
+            },
         },
-        hosts=(SES, "smtp.sendgrid.net", "smtp.mailgun.org"),
+        hosts=_ROUTED_HOSTS,
     ),
     "accounts": Setup(
         {
@@ -76,6 +81,7 @@ SETUPS: Mapping[str, Setup] = {
         },
         accounts=("to-news",),
     ),
+    "null-passed": Setup({**_SES, "dsn": {"from_clients": "pass"}}),
     "warm-up": Setup(
         {**_SES, "warm_up": {"preset": "ses", "region": "eu-west-1", "percent": 25}}, hosts=(SES, _EU)
     ),

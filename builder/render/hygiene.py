@@ -1,4 +1,4 @@
-"""Render what happens to headers and senders on the way, and where reports of non-delivery go."""
+"""Render what happens to headers and senders on the way."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from builder import assets
 from builder.config.hygiene import SenderRewrite
 from builder.config.model import RelayConfig
-from builder.render.routing import SPOOL_TRANSPORT, domain_pattern
+from builder.render.routing import domain_pattern
 from builder.render.templates import regexp_pattern, regexp_result, render_template
 
-SPOOL = "/var/spool/relay-dsn"
-_KEEP_DSN = "usr/lib/relay/bin/keep-dsn"
 # In the relay's own Received header, in the place of "Postfix": tells it from those of earlier hops.
 MAIL_NAME = "Relay"
 
@@ -101,32 +98,3 @@ def _canonical(rewrite: SenderRewrite) -> str:
     kept = [str(regexp_pattern(domain_pattern(domain))) for domain in rewrite.keep]
     address = regexp_result(rewrite.address)
     return render_template("postfix/sender_canonical.regexp.j2", kept=kept, address=address)
-
-
-def keeps_reports(config: RelayConfig) -> bool:
-    """Say whether reports of non-delivery stay here: the provider is not known to take a null sender."""
-    accepts = config.provider.accepts_null_sender
-    return accepts is None or not accepts.value
-
-
-def render_reports(config: RelayConfig) -> dict[str, str]:
-    """Return the files for reports of non-delivery."""
-    files = {}
-    if keeps_reports(config):
-        files[_KEEP_DSN] = assets.read("cloudinit", "postfix/keep-dsn.sh")
-        files["usr/lib/tmpfiles.d/relay-dsn.conf"] = (
-            "# Reports of non-delivery; systemd-tmpfiles removes old ones.\n"
-            f"d {SPOOL} 0750 mail mail {config.dsn.spool_days}d\n"
-        )
-    if config.dsn.address:
-        rewrite = config.hygiene.sender_rewrite
-        sender = config.dsn.sender or (rewrite.address if rewrite else config.dsn.address)
-        files["etc/postfix/generic.regexp"] = (
-            f"# Notices have a sender that the provider knows.\n/^double-bounce@/  {regexp_result(sender)}\n"
-        )
-    return files
-
-
-def spool_entry() -> str:
-    """Return the entry of master.cf that keeps reports in files."""
-    return f"{SPOOL_TRANSPORT} unix - n n - 2 pipe flags=Rq user=mail argv=/{_KEEP_DSN} {SPOOL} ${{queue_id}}"

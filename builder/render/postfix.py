@@ -8,7 +8,7 @@ from functools import partial
 
 from builder.config.model import RelayConfig
 from builder.releases import Release
-from builder.render import access, dkim, hygiene, routing, submission
+from builder.render import access, dkim, hygiene, notices, routing, submission
 from builder.render.postfix_values import postfix_network
 from builder.render.templates import Checked, one_line, render_template
 from builder.render.warm_up import render_warm_up
@@ -32,7 +32,7 @@ def render_postfix(config: RelayConfig, release: Release) -> dict[str, str]:
         "usr/lib/relay/master.cf.edits": _master_cf_edits(config),
         **rules.files,
         **headers.files,
-        **hygiene.render_reports(config),
+        **notices.render_notices(config),
         **submission.render_submission(config),
         **_routes(config),
         **render_warm_up(config, partial(_sender_transport_maps, config)),
@@ -62,6 +62,9 @@ def _main_cf(
             config, config.warm_up.percent if config.warm_up else None
         ),
         rules=rules,
+        recipient_restrictions=[*rules.recipient_restrictions, *notices.recipient_restrictions(config)],
+        command_filter=notices.command_filter(config),
+        keeps_reports=notices.keeps_reports(config),
         limits=list(access.client_limits(config)),
         headers=headers,
         submission=config.submission,
@@ -112,7 +115,7 @@ def _master_cf_edits(config: RelayConfig) -> str:
     return render_template(
         "postfix/master.cf.edits.j2",
         transports=routing.transports(config),
-        spool=hygiene.spool_entry() if hygiene.keeps_reports(config) else "",
+        reports=notices.master_cf_edits(config),
     )
 
 
@@ -132,10 +135,7 @@ def _routes(config: RelayConfig) -> dict[str, str]:
 
 
 def _sender_rows(config: RelayConfig) -> list[tuple[str, str]]:
-    rows = []
-    if hygiene.keeps_reports(config):
-        rows.append(("/^<>$/", f"{routing.SPOOL_TRANSPORT}:"))
-    return rows + [(f"/{pattern}/", result) for pattern, result in routing.sender_rows(config)]
+    return [(f"/{pattern}/", result) for pattern, result in routing.sender_rows(config)]
 
 
 def _transport_maps(config: RelayConfig, rules: access.AccessFiles) -> list[str]:

@@ -137,7 +137,7 @@ def recipient_table(config: RelayConfig) -> Table:
 
 
 def sender_rows(config: RelayConfig) -> Iterator[tuple[str, str]]:
-    """Give routes by sender as regular expressions; where null senders go is decided before them."""
+    """Give routes by sender as regular expressions; a null sender has none."""
     for route in config.routes:
         for domain in route.sender_domains:
             yield domain_pattern(domain), f"{transport_name(route.name)}:{nexthop(route)}"

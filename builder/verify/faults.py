@@ -8,7 +8,7 @@ from builder.conformance.guest import GuestRelay
 from builder.conformance.report import CaseResult, Outcome
 from builder.conformance.runner import run_case
 from builder.conformance.scene import Upstream
-from builder.render.hygiene import keeps_reports
+from builder.render.notices import keeps_reports, refuses_null_sender
 from builder.render.routing import account, password_keys
 from builder.verify.check import Applies, Check
 from builder.verify.relay import CheckFailed, Relay
@@ -32,6 +32,7 @@ def _applies(case: Case) -> Applies:
         not (
             ("starttls" in case.needs and config.upstream_tls != "starttls")
             or ("reports" in case.needs and not keeps_reports(config))
+            or ("null-refused" in case.needs and not refuses_null_sender(config))
         )
     )
 

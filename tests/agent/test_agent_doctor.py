@@ -189,6 +189,7 @@ def say(status: str, text: str) -> tuple[str, str]:
     [
         ([say("deferred", "host h said: 454 later"), say("sent", "250 Ok")], 0, "The provider has taken it"),
         ([say("bounced", "host h said: 554 no")], 1, "It was not delivered"),
+        ([("postfix/discard", say("sent", "by rule")[1])], 1, "An access rule of relay.yaml discards"),
         ([say("deferred", "host h said: 454 later")], 1, "It stays in the queue"),
     ],
 )

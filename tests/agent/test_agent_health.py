@@ -34,6 +34,7 @@ UPSTREAM = {
     "counts": {"rotations": 2, "refused": 1, "failed_checks": 3},
 }
 LINES = (
+    ("postfix/cleanup", "4bZyX9w: message-id=<1@example.com>"),
     ("postfix/qmgr", "4bZyX9w: from=<s@example.com>, size=490, nrcpt=1 (queue active)"),
     (
         "postfix/smtp",

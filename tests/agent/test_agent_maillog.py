@@ -17,7 +17,16 @@ import pytest
 from relay_agent import maillog
 from relay_agent.follow import Follower, read_entry
 from relay_agent.logs import Log
-from relay_agent.maillog import Delivery, Event, Queued, Rejected, parse, reason_of, without_addresses
+from relay_agent.maillog import (
+    Arrived,
+    Delivery,
+    Event,
+    Queued,
+    Rejected,
+    parse,
+    reason_of,
+    without_addresses,
+)
 from relay_agent.places import Places
 from relay_agent.traffic import Traffic
 
@@ -65,6 +74,43 @@ def test_each_line_is_read_as_expected(path: Path) -> None:
         ("host h[1] said: 451 hm", "temporary"),
         ("host h[1] said: 599 hm", "rejected"),
         ("something new", "other"),
+        # The recipient's mailbox, not the account's quota.
+        ("host h[1] said: 552 5.2.2 Mailbox quota exceeded (in reply to RCPT TO)", "recipient"),
+        (
+            "host h[1] said: 452 4.2.2 The email account is over quota (in reply to RCPT TO command)",
+            "recipient",
+        ),
+        ("host h[1] said: 552 Mailbox quota exceeded (in reply to RCPT TO)", "recipient"),
+        ("host h[1] said: 452 Mailbox full (in reply to end of DATA command)", "recipient"),
+        ("host h[1] said: 552 5.2.2 <a@b> Quota exceeded (mailbox for user is full)", "recipient"),
+        (
+            "host h[1] said: 550 5.4.5 Daily user sending quota exceeded. (in reply to RCPT TO command)",
+            "quota",
+        ),
+        (
+            "host h[1] said: 451 Authentication failed: Maximum credits exceeded (in reply to DATA)",
+            "quota",
+        ),
+        # The login of this relay, or the authenticity of the message.
+        (
+            "host h[1] said: 550 5.7.1 Authentication failed (DMARC) (in reply to end of DATA command)",
+            "policy",
+        ),
+        (
+            "host h[1] said: 550 5.7.26 authentication failed: SPF, DKIM (in reply to end of DATA)",
+            "policy",
+        ),
+        ("host h[1] said: 550 5.7.1 SPF authentication failed (in reply to MAIL FROM command)", "policy"),
+        ("host h[1] said: 550 5.7.515 required authentication level (in reply to end of DATA)", "policy"),
+        ("host h[1] said: 554 5.7.1 authentication failed (in reply to end of DATA)", "policy"),
+        ("host h[1] said: 535 5.7.1 authentication failed (in reply to end of DATA)", "policy"),
+        ("host h[1] said: 530 5.7.0 Authentication Required. (in reply to MAIL FROM command)", "auth"),
+        ("host h[1] said: 550 5.7.1 Authentication required (in reply to RCPT TO command)", "auth"),
+        ("host h[1] said: 530 5.7.57 Client not authenticated to send mail (in reply to MAIL FROM)", "auth"),
+        ("host h[1] said: 535 5.7.8 bad credentials (in reply to MAIL FROM command)", "auth"),
+        ("host h[1] said: 530 Authentication required (in reply to end of DATA command)", "auth"),
+        ("SASL authentication failed; server h[1] said: 535 5.7.20 no (SPF quota)", "auth"),
+        ("delivery temporarily suspended: SASL authentication failed; server h[1] said: 535 no", "auth"),
     ],
 )
 def test_a_reason_has_one_word(text: str, reason: str) -> None:
@@ -98,29 +144,94 @@ def delivery(status: str = "sent", text: str = "250 Ok", queue_id: str = "4bXyZ1
     return event
 
 
+def come_in(traffic: Traffic, queue_id: str) -> None:
+    arrived = parse("postfix/cleanup", f"{queue_id}: message-id=<x@example.com>")
+    assert arrived == Arrived(queue_id)
+    traffic.add(arrived, 100.0)
+
+
 def test_a_message_is_accepted_once_however_often_it_is_tried() -> None:
     traffic = Traffic(clock=lambda: 100.0)
+    come_in(traffic, "4bXyZ1A")
     for _ in range(3):
         traffic.add(Queued("4bXyZ1A", "s@example.com", 10, 1), 100.0)
+    come_in(traffic, "4bXyZ1B")
     traffic.add(Queued("4bXyZ1B", "s@example.com", 10, 1), 100.0)
     assert traffic.summary()["accepted"] == 2
 
 
+def test_a_long_queue_that_is_tried_again_is_not_accepted_again() -> None:
+    traffic = Traffic(clock=lambda: 100.0)
+    waiting = [f"4bXy{number:06d}" for number in range(150_000)]
+    for queue_id in waiting:
+        traffic.add(Arrived(queue_id))
+        traffic.add(Queued(queue_id, "s@example.com", 10, 1))
+    for queue_id in waiting:
+        traffic.add(Queued(queue_id, "s@example.com", 10, 1))
+    assert traffic.summary()["accepted"] == 150_000
+
+
 def test_messages_that_waited_at_the_start_are_not_new() -> None:
     traffic = Traffic()
-    traffic.expect(["4bXyZ1A"])
     traffic.add(Queued("4bXyZ1A", "s@example.com", 10, 1))
+    assert traffic.summary()["accepted"] == 0
+
+
+def test_what_is_refused_after_its_header_is_not_accepted() -> None:
+    traffic = Traffic()
+    come_in(traffic, "4bXyZ1A")
     assert traffic.summary()["accepted"] == 0
 
 
 def test_a_queue_id_that_is_used_again_counts_again() -> None:
     traffic = Traffic()
     for _ in range(2):
+        come_in(traffic, "4bXyZ1A")
         traffic.add(Queued("4bXyZ1A", "s@example.com", 10, 1))
-        removed = parse("postfix/qmgr", "4bXyZ1A: removed")
-        assert removed is not None
-        traffic.add(removed)
     assert traffic.summary()["accepted"] == 2
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "result"),
+    [
+        (
+            "postfix/discard",
+            "4bXyZ1A: to=<a@drop.example>, relay=none, delay=0.1, delays=0.1/0/0/0, dsn=2.0.0, status=sent "
+            "(discarded by an access rule)",
+            "discarded",
+        ),
+        (
+            "postfix/pipe",
+            "4bXyZ1A: to=<a@example.org>, relay=dsn-spool, delay=0.02, delays=0.01/0/0/0, dsn=2.0.0, "
+            "status=sent (delivered via dsn-spool service)",
+            "kept",
+        ),
+        (
+            "postfix/smtpd",
+            "NOQUEUE: discard: RCPT from app[10.0.0.1]: <s@example.com>: Sender address triggers DISCARD "
+            "discarded by an access rule; from=<s@example.com> to=<a@example.org> proto=ESMTP helo=<app>",
+            "discarded",
+        ),
+    ],
+)
+def test_what_the_provider_never_gets_is_not_delivered(program: str, line: str, result: str) -> None:
+    traffic = Traffic()
+    event = parse(program, line)
+    assert event is not None
+    traffic.add(event)
+    assert traffic.frozen()["deliveries"] == {(result, "none", result): 1}
+    assert traffic.summary()["last_delivered"] is None
+    assert traffic.summary()["last_errors"] == {}
+
+
+def test_a_report_that_cannot_be_kept_is_an_error() -> None:
+    line = (
+        "4bXyZ1A: to=<a@example.org>, relay=dsn-spool, delay=1, delays=1/0/0/0, dsn=4.3.0, status=deferred "
+        "(temporary failure)"
+    )
+    event = parse("postfix/pipe", line)
+    assert isinstance(event, Delivery)
+    assert event.status == "deferred"
 
 
 def test_rates_are_over_a_minute_and_five() -> None:

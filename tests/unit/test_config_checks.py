@@ -170,6 +170,19 @@ def _dkim_key(**changes: str) -> dict[str, str]:
         ),
         ({"hygiene": {"sender_rewrite": {"address": "relay"}}}, "expected a mail address"),
         ({"dsn": {"sender": "a@example.com"}}, "`sender` is set but `address` is not"),
+        ({"dsn": {"from_clients": "rewrite"}}, "`from_clients` is `rewrite` but `address`"),
+        ({"dsn": {"from_clients": "drop"}}, "`dsn.from_clients` is `drop`, expected `reject`"),
+        (
+            {"access": {"senders": {"rules": [{"pattern": "<>", "kind": "exact", "action": "allow"}]}}},
+            "`access.senders.rules[0]` is about `<>`, but `dsn.from_clients: reject` refuses it",
+        ),
+        (
+            {
+                "access": {"senders": {"rules": [{"pattern": "<>", "kind": "exact", "action": "reject"}]}},
+                "dsn": {"address": "a@example.com", "from_clients": "rewrite"},
+            },
+            "`dsn.from_clients: rewrite` sends it from another sender",
+        ),
         ({"dsn": {"classes": ["everything"]}}, "`dsn.classes[0]` is `everything`, expected `bounce`"),
         (
             {"dkim": {"keys": [_dkim_key(selector="s1"), _dkim_key(selector="s2")]}},
@@ -229,6 +242,7 @@ def test_what_cannot_work_is_refused_with_its_key(keys: dict[str, Any], message:
         ("inet_interfaces", "Remove the line"),
         ("debug_peer_list", "Remove the line"),
         ("notify_classes", "Use `dsn`"),
+        ("smtpd_command_filter", "Use `dsn`"),
         ("smtpd_milters", "Use `dkim`"),
         ("smtpd_forbid_bare_newline", "Remove the line"),
         ("queue_directory", "Remove the line"),

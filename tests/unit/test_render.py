@@ -28,7 +28,7 @@ MAIN_CF_SAMPLES: dict[str, dict[str, Any]] = {
     "everything": EVERYTHING,
     "own notices and parameters": {
         "preset": "gmail",
-        "dsn": {"address": "ops@example.com", "classes": ["bounce", "delay"]},
+        "dsn": {"address": "ops@example.com", "classes": ["bounce", "delay"], "from_clients": "rewrite"},
         "warm_up": {"preset": "mailjet", "percent": 5},
         "delivery": {"concurrency": 90, "recipients_per_delivery": 20, "queue_lifetime_hours": 24},
         "recipients_per_message": 100,

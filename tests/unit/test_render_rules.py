@@ -106,7 +106,8 @@ def test_access_rules_are_asked() -> None:
     values = parameters(files["root/etc/postfix/main.cf"])
     assert (
         values["smtpd_recipient_restrictions"]
-        == "check_sender_access regexp:/etc/postfix/sender_access.regexp"
+        == "check_sender_access regexp:/etc/postfix/sender_access.regexp, "
+        "check_sender_access regexp:/etc/postfix/null_sender.regexp"
     )
     table = files["root/etc/postfix/sender_access.regexp"]
     assert r"/@([^@]+\.)?evil\.example$/  REJECT 5.7.1 not here" in table
@@ -193,9 +194,56 @@ def test_attached_messages_are_left_alone() -> None:
 
 def test_reports_stay_here_when_the_provider_takes_no_null_sender() -> None:
     files = rendered("ses")
-    assert "/^<>$/  dsn-spool:" in files["root/etc/postfix/sender_routes.regexp"]
+    edits = files["root/usr/lib/relay/master.cf.edits"]
+    for service in ("bounce", "defer", "trace"):
+        assert f"-Pe {service}/unix/cleanup_service_name=cleanup-dsn" in edits
+        assert f"-Pe {service}/unix/internal_mail_filter_classes=bounce" in edits
+    assert "-Me cleanup-dsn/unix=cleanup-dsn unix n - n - 0 cleanup -o header_checks=" in edits
+    assert "/^Subject:/  FILTER dsn-spool:" in files["root/etc/postfix/notices.regexp"]
     assert "root/usr/lib/relay/bin/keep-dsn" in files
     assert "30d" in files["root/usr/lib/tmpfiles.d/relay-dsn.conf"]
+
+
+def test_notices_to_an_address_are_not_kept_with_the_reports() -> None:
+    notices = rendered("ses", dsn={"address": "ops@example.com"})["root/etc/postfix/notices.regexp"]
+    rows = [line for line in notices.splitlines() if not line.startswith("#")]
+    assert rows == ["/^Subject: Postmaster /  DUNNO", "/^Subject:/  FILTER dsn-spool:"]
+
+
+def test_a_null_sender_of_a_client_is_refused_after_the_access_rules() -> None:
+    rules = [_rule("<>", "exact", "discard")]
+    files = rendered("ses", access={"senders": {"rules": rules}})
+    asked = parameters(files["root/etc/postfix/main.cf"])["smtpd_recipient_restrictions"]
+    assert asked == (
+        "check_sender_access regexp:/etc/postfix/sender_access.regexp, "
+        "check_sender_access regexp:/etc/postfix/null_sender.regexp"
+    )
+    assert "/^<>$/  550 5.7.1 this relay" in files["root/etc/postfix/null_sender.regexp"]
+
+
+@pytest.mark.parametrize(
+    ("more", "sender"),
+    [
+        ({}, "ops@example.com"),
+        ({"sender": "mailer@example.com"}, "mailer@example.com"),
+    ],
+)
+def test_a_null_sender_of_a_client_is_replaced_where_asked_for(more: dict[str, str], sender: str) -> None:
+    files = rendered("ses", dsn={"address": "ops@example.com", "from_clients": "rewrite", **more})
+    values = parameters(files["root/etc/postfix/main.cf"])
+    assert "smtpd_recipient_restrictions" not in values
+    assert values["smtpd_command_filter"] == "regexp:/etc/postfix/null_sender.regexp"
+    assert f"<>(.*)$/  ${{1}}<{sender}>${{2}}" in files["root/etc/postfix/null_sender.regexp"]
+
+
+def test_a_null_sender_of_a_client_may_go_to_the_provider() -> None:
+    files = rendered("ses", dsn={"from_clients": "pass"})
+    values = parameters(files["root/etc/postfix/main.cf"])
+    assert "smtpd_recipient_restrictions" not in values
+    assert "smtpd_command_filter" not in values
+    assert "root/etc/postfix/null_sender.regexp" not in files
+    # What the provider refuses cannot be returned: it is kept all the same.
+    assert values["notify_classes"] == "2bounce"
 
 
 def test_notices_go_to_the_address() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Union
+from typing import Callable, Union
 
 _QUEUE_ID = r"[0-9A-Za-z]{6,25}"
 # 4bXyZ1: to=<a@b>, orig_to=<c>, relay=h[1.2.3.4]:587, conn_use=2, delay=…, delays=…, dsn=…, status=sent (…)
@@ -17,10 +17,12 @@ _DELIVERY = re.compile(
     r"(?:conn_use=(?P<use>\d+), )?delay=(?P<delay>[\d.]+), delays=[\d./]+, "
     r"dsn=(?P<dsn>\d\.\d+\.\d+), status=(?P<status>\w+)(?: \((?P<text>.*)\))?"
 )
+_ARRIVED = re.compile(rf"({_QUEUE_ID}): (?:resent-)?message-id=")
 _EXPIRED = re.compile(rf"({_QUEUE_ID}): from=<.*?>, status=(?:force-)?expired, returned to sender")
 _QUEUED = re.compile(rf"({_QUEUE_ID}): from=<(.*?)>, size=(\d+), nrcpt=(\d+) \(queue active\)")
 _REMOVED = re.compile(rf"({_QUEUE_ID}): removed$")
 _REJECT = re.compile(rf"(?:NOQUEUE|{_QUEUE_ID}): reject: (\w[\w-]*) from \S+: (\d{{3}})[ -](.*)")
+_DISCARD = re.compile(rf"(?:NOQUEUE|{_QUEUE_ID}): discard: \w[\w-]* from \S+: (.*)")
 _TLS = re.compile(r"(Verified|Trusted|Untrusted|Anonymous) TLS connection (established|reused) to (\S+?)\[")
 _AUTH = re.compile(rf"(?:{_QUEUE_ID}: )?SASL authentication failed; server (\S+?)\[\S+ said: (.*)")
 _NOTICE = re.compile(rf"({_QUEUE_ID}): (sender|postmaster) non-delivery notification: ({_QUEUE_ID})")
@@ -36,10 +38,19 @@ _REASONS = tuple(
     (name, re.compile(pattern, re.IGNORECASE))
     for name, pattern in (
         ("credential", r"no-credentials|sasl_password_maps|local data error while talking"),
+        # The login itself (AUTH) names its stage; what follows was said to another command.
         ("auth-temporary", r"SASL authentication failed; .* said: 4\d\d"),
-        ("auth", r"no worthy mechs|no mechanism available"),
-        ("quota", r"\b[45]\.4\.5\b|quota|daily (user )?(sending|message) |maximum credits"),
-        ("auth", r"SASL authentication fail|said: (53[0-5]|430)|authentication (required|credentials|fail)"),
+        ("auth", r"SASL authentication fail|no worthy mechs|no mechanism available"),
+        # The account's quota, then that of a recipient's mailbox (X.2.2, RFC 3463).
+        ("quota", r"\b[45]\.4\.5\b|daily (user )?(sending|message) |maximum credits"),
+        ("recipient", r"\b[45]\.2\.2\b|mailbox[^()]* (full|quota)|over (its )?quota[^()]*\(in reply to RCPT"),
+        ("quota", r"quota"),
+        # SPF, DKIM and DMARC are about the message: X.7.20 to X.7.29 (RFC 7372), Outlook's 5.7.509 and 515.
+        ("policy", r"\b[45]\.7\.(2\d|509|515)\b|\b(SPF|DKIM|DMARC)\b"),
+        ("auth", r"said: 530[ -]"),
+        ("policy", r"authenticat[^()]*\(in reply to (end of )?DATA"),
+        ("auth", r"said: (53[0-5]|430)[ -]|\b5\.7\.(8|57)\b"),
+        ("auth", r"authentication (is )?required|authentication credentials"),
         ("tls", r"certificate|TLS is required|cannot start TLS|TLS engine|TLS handshake|TLS lib|without TLS"),
         ("dns", r"host or domain name not found|name service error|unable to look up|no MX|malformed DNS"),
         ("connect", r"connection (timed out|refused|reset)|no route|network is unreachable|connect to \S+: "),
@@ -57,7 +68,11 @@ _REASONS = tuple(
 
 @dataclass(frozen=True)
 class Delivery:
-    """One try for one recipient; `code` is the provider's reply code or 0, `delay` is in seconds."""
+    """One try for one recipient; `code` is the provider's reply code or 0, `delay` is in seconds.
+
+    `status` is Postfix's word, but not where `sent` does not mean that the provider has it: `discarded` by an
+    access rule, or `kept` as a report of non-delivery in the relay's spool.
+    """
 
     queue_id: str
     to: str
@@ -74,6 +89,13 @@ class Delivery:
     def reply_class(self) -> str:
         """`2xx`, `4xx`, `5xx`, or `none` when no provider answered."""
         return f"{self.code // 100}xx" if self.code else "none"
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A message has come in up to its header, once; what is refused after that is never `Queued`."""
+
+    queue_id: str
 
 
 @dataclass(frozen=True)
@@ -106,6 +128,13 @@ class Rejected:
 
     stage: str
     code: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Discarded:
+    """A recipient was taken from a client, and mail goes nowhere: an access rule about the sender says so."""
+
     text: str
 
 
@@ -143,35 +172,50 @@ class Problem:
     text: str
 
 
-Event = Union[Delivery, Queued, Removed, Expired, Rejected, TlsSession, AuthFailure, Notice, Problem]
+Event = Union[
+    Delivery, Arrived, Queued, Removed, Expired, Rejected, Discarded, TlsSession, AuthFailure, Notice, Problem
+]
+# Programs with one kind of line that counts.
+_OF_ONE_KIND: dict[str, tuple[re.Pattern[str], Callable[[re.Match[str]], Event]]] = {
+    "cleanup": (_ARRIVED, lambda match: Arrived(match.group(1))),
+    "bounce": (_NOTICE, lambda match: Notice(match.group(1), match.group(3))),
+    "postsuper": (_REMOVED, lambda match: Removed(match.group(1))),
+}
+# What `sent` means where the next hop is not the provider, by the delivery agent.
+_NOT_SENT = {"discard": "discarded", "pipe": "kept"}
 
 
 def parse(program: str, message: str) -> Event | None:
     """Read one line of a Postfix program (`postfix/smtp`); None if it is about nothing we count."""
     name, message = program.rpartition("/")[2], message[:_LONGEST]
-    if name in ("smtp", "error", "discard", "relay", "lmtp"):
+    if name in ("smtp", "error", "discard", "relay", "lmtp", "pipe"):
         return _client(name, message)
     if name == "qmgr":
         return _queue_manager(name, message)
-    if name == "smtpd" or name.endswith("smtpd"):
-        match = _REJECT.match(message)
+    if name.endswith("smtpd"):
+        return _server(name, message)
+    if name in _OF_ONE_KIND:
+        pattern, event = _OF_ONE_KIND[name]
+        match = pattern.match(message)
         if match:
-            return Rejected(match.group(1), int(match.group(2)), match.group(3))
-    if name == "bounce":
-        match = _NOTICE.match(message)
-        if match:
-            return Notice(match.group(1), match.group(3))
-    if name == "postsuper":
-        match = _REMOVED.match(message)
-        if match:
-            return Removed(match.group(1))
+            return event(match)
+    return _problem(name, message)
+
+
+def _server(name: str, message: str) -> Event | None:
+    match = _REJECT.match(message)
+    if match:
+        return Rejected(match.group(1), int(match.group(2)), match.group(3))
+    match = _DISCARD.match(message)
+    if match:
+        return Discarded(match.group(1))
     return _problem(name, message)
 
 
 def _client(name: str, message: str) -> Event | None:
     match = _DELIVERY.match(message)
     if match:
-        return _delivery(match)
+        return _delivery(name, match)
     match = _TLS.match(message)
     if match:
         return TlsSession(match.group(3), match.group(1).lower(), match.group(2) == "reused")
@@ -202,9 +246,11 @@ def _problem(name: str, message: str) -> Problem | None:
     return Problem(name, match.group(1), match.group(2)) if match else None
 
 
-def _delivery(match: re.Match[str]) -> Delivery:
+def _delivery(name: str, match: re.Match[str]) -> Delivery:
     text = match.group("text") or ""
     status = match.group("status")
+    if status == "sent":
+        status = _NOT_SENT.get(name, status)
     return Delivery(
         queue_id=match.group("id"),
         to=match.group("to"),
@@ -212,11 +258,17 @@ def _delivery(match: re.Match[str]) -> Delivery:
         status=status,
         dsn=match.group("dsn"),
         code=_code(status, text),
-        reason="delivered" if status == "sent" else reason_of(text),
+        reason=_reason(status, text),
         text=text,
         delay=float(match.group("delay")),
         reused=int(match.group("use") or 1) > 1,
     )
+
+
+def _reason(status: str, text: str) -> str:
+    if status in ("sent", *_NOT_SENT.values()):
+        return "delivered" if status == "sent" else status
+    return reason_of(text)
 
 
 def _code(status: str, text: str) -> int:

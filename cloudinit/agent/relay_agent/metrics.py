@@ -38,7 +38,7 @@ FAMILIES = {
     "relay_submission_open": ("gauge", "1 while the port for clients that log in is open."),
     "relay_submission_users": ("gauge", "Users that may log in there."),
     "relay_messages_accepted": ("counter", "Messages taken into the queue; sender is null for notices."),
-    "relay_deliveries": ("counter", "Tries for one recipient: result is delivered, deferred or bounced."),
+    "relay_deliveries": ("counter", "Tries for one recipient, by result, reply class and reason."),
     "relay_delivery_delay_seconds": ("histogram", "From acceptance to delivery."),
     "relay_deliveries_reusing_connection": ("counter", "Deliveries over a connection that was kept open."),
     "relay_tls_connections": ("counter", "TLS connections to the provider, by trust, new or reused."),

@@ -5,18 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from typing import Any, Callable, Iterable
+from typing import Any, Callable
 
 from relay_agent.maillog import (
+    Arrived,
     AuthFailure,
     Delivery,
+    Discarded,
     Event,
     Expired,
     Notice,
     Problem,
     Queued,
     Rejected,
-    Removed,
     TlsSession,
     without_addresses,
 )
@@ -24,8 +25,11 @@ from relay_agent.maillog import (
 # Upper bounds in seconds of the delay between acceptance and delivery.
 DELAYS = (0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 3600.0)
 _RATE_SECONDS = 300
-# Messages that the queue manager has named and that are not gone yet; beyond this the oldest are forgotten.
-_MOST_KNOWN = 100_000
+# Messages that have come in and that the queue manager has not begun with (deferred ones it has); beyond this
+# the oldest are forgotten and not counted.
+_MOST_ARRIVED = 100_000
+# Results of a delivery that is over without the provider and without a fault.
+_ON_PURPOSE = ("discarded", "kept")
 
 
 class _Rate:
@@ -54,7 +58,7 @@ class Traffic:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, None] = OrderedDict()
+        self._arrived: OrderedDict[str, None] = OrderedDict()
         self._in, self._out = _Rate(), _Rate()
         self.accepted: Counter[str] = Counter()
         self.deliveries: Counter[tuple[str, str, str]] = Counter()
@@ -70,22 +74,16 @@ class Traffic:
         self.last_delivered: dict[str, Any] | None = None
         self.last_errors: dict[str, dict[str, Any]] = {}
 
-    def expect(self, queue_ids: Iterable[str]) -> None:
-        """Remember messages that were in the queue before we began to read: they are not new."""
-        with self._lock:
-            for queue_id in queue_ids:
-                self._remember(queue_id)
-
     def add(self, event: Event, at: float | None = None) -> bool:
         """Count one event; True when it says that the provider refused our login."""
         now = self._clock() if at is None else at
         with self._lock:
             if isinstance(event, Delivery):
                 return self._delivery(event, now)
-            if isinstance(event, Queued):
+            if isinstance(event, Arrived):
+                self._arrive(event.queue_id)
+            elif isinstance(event, Queued):
                 self._queued(event, now)
-            elif isinstance(event, Removed):
-                self._known.pop(event.queue_id, None)
             elif isinstance(event, AuthFailure):
                 self.auth_failures += 1
                 return True
@@ -98,6 +96,8 @@ class Traffic:
             self.tls[(event.trust, "reused" if event.reused else "new")] += 1
         elif isinstance(event, Rejected):
             self.rejected[str(event.code)] += 1
+        elif isinstance(event, Discarded):
+            self.deliveries[("discarded", "none", "discarded")] += 1
         elif isinstance(event, Expired):
             self.expired += 1
         elif isinstance(event, Notice):
@@ -105,18 +105,20 @@ class Traffic:
         elif isinstance(event, Problem):
             self.problems[(event.program, event.severity)] += 1
 
-    def _queued(self, event: Queued, now: float) -> None:
-        if event.queue_id not in self._known:
-            # Without a sender: a notice, mostly one that was made here.
-            self.accepted["address" if event.sender else "null"] += 1
-            if event.sender:
-                self._in.add(now)
-        self._remember(event.queue_id)
+    def _arrive(self, queue_id: str) -> None:
+        self._arrived[queue_id] = None
+        if len(self._arrived) > _MOST_ARRIVED:
+            self._arrived.popitem(last=False)
 
-    def _remember(self, queue_id: str) -> None:
-        self._known[queue_id] = None
-        if len(self._known) > _MOST_KNOWN:
-            self._known.popitem(last=False)
+    def _queued(self, event: Queued, now: float) -> None:
+        """Count a message the first time: it is said at each try, but only once after its arrival."""
+        if event.queue_id not in self._arrived:
+            return
+        del self._arrived[event.queue_id]
+        # Without a sender: a notice, mostly one that was made here.
+        self.accepted["address" if event.sender else "null"] += 1
+        if event.sender:
+            self._in.add(now)
 
     def _delivery(self, event: Delivery, now: float) -> bool:
         result = {"sent": "delivered"}.get(event.status, event.status)
@@ -130,6 +132,8 @@ class Traffic:
                 "relay": event.relay,
                 "reply": without_addresses(event.text)[:200],
             }
+            return False
+        if result in _ON_PURPOSE:
             return False
         self.last_errors[event.reason] = {
             "at": now,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import Iterable, Iterator
 
 from relay_agent import loops, mailqueue
 from relay_agent.board import Board
 from relay_agent.follow import Follower
 from relay_agent.logs import Log
-from relay_agent.mailqueue import Waiting
 from relay_agent.postfix import Postfix
 from relay_agent.trouble import Trouble
 
@@ -19,7 +17,7 @@ _SHARE = 20.0
 
 
 class QueueWatcher:
-    """Puts the state of the queue on the board; starts the reader of the mail log after the first look."""
+    """Puts the state of the queue on the board; starts the reader of the mail log when Postfix runs."""
 
     def __init__(self, postfix: Postfix, board: Board, follower: Follower, log: Log) -> None:
         self._postfix, self._board, self._follower, self._log = postfix, board, follower, log
@@ -44,22 +42,17 @@ class QueueWatcher:
             # Until then there is nothing to read, and a boot has better things to do.
             continue
         while not self._stopping.is_set():
-            try:
-                wait = self.look(is_first=self._is_first)
-            finally:
-                if self._is_first:
-                    # Only now: messages that are already in the queue must not be counted as new ones.
-                    self._is_first = False
-                    self._follower.start()
-            self._stopping.wait(wait)
+            is_first, self._is_first = self._is_first, False
+            if is_first:
+                self._follower.start()
+            self._stopping.wait(self.look(is_first=is_first))
 
     def look(self, *, is_first: bool) -> float:
         """Read the queue once; return how many seconds to wait before the next time."""
         board = self._board
         board.log_lines, board.log_restarts = self._follower.lines, self._follower.restarts
-        waiting: Iterable[Waiting] = mailqueue.read(self._postfix)
         try:
-            summary = mailqueue.summarize(self._expected(waiting) if is_first else waiting)
+            summary = mailqueue.summarize(mailqueue.read(self._postfix))
         except Trouble as trouble:
             # Postfix takes its time at boot; the queue is looked at again soon.
             if trouble.message != self._said and not is_first:
@@ -69,8 +62,3 @@ class QueueWatcher:
         self._said = ""
         board.set_queue(summary)
         return max(_EVERY_SECONDS, _SHARE * summary.read_seconds)
-
-    def _expected(self, waiting: Iterable[Waiting]) -> Iterator[Waiting]:
-        for message in waiting:
-            self._board.traffic.expect([message.queue_id])
-            yield message

@@ -134,6 +134,9 @@ def _follow(context: Context, log: subprocess.Popen[bytes], queue_id: str, start
                     "The provider has taken it; whether it is delivered is in the provider's log"
                 )
                 return 0
+            if event.status == "discarded":
+                context.out.line("An access rule of relay.yaml discards what is sent there; nobody gets it")
+                return 1
             if event.status == "bounced":
                 break
         elif isinstance(event, (Expired, Removed)):
