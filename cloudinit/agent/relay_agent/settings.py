@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Mapping, Tuple
+from typing import Any, Mapping, Tuple, Union
 from urllib.parse import urlsplit
 
 from relay_agent.places import Places
@@ -26,6 +26,9 @@ _PRIVATE = [
 ]
 _UNIT = re.compile(r"[A-Za-z0-9@._\\-]+\.service")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+# `fleet_size`: count this instance's Auto Scaling group (relay_agent/fleet.py).
+AUTO_SCALING = "auto_scaling"
+MOST_RELAYS = 10000
 MECHANISMS = ("plain", "login", "xoauth2")
 DERIVATIONS = ("ses_smtp_v4",)
 GRANTS = ("refresh_token", "client_credentials")
@@ -82,6 +85,7 @@ class Settings:
     ca_pem: str | None = None
     boot_hostname: str | None = None
     boot_networks: tuple[str, ...] = ()
+    fleet_size: Union[int, str, None] = None
     baked_port: int = 587
     unknown: tuple[str, ...] = ()
 
@@ -123,6 +127,13 @@ class _Reader:
             return value
         self.wrong(key, f"a whole number from {low} to {high}")
         return low
+
+    def fleet_size(self) -> Union[int, str, None]:
+        value = self._values.get("fleet_size")
+        if value is None or value == AUTO_SCALING:
+            self.seen.add("fleet_size")
+            return value
+        return self.number("fleet_size", None, 1, MOST_RELAYS)
 
     def texts(self, key: str, allowed: tuple[str, ...] | None = None) -> tuple[str, ...]:
         self.seen.add(key)
@@ -248,6 +259,7 @@ def _baked(values: dict[str, Any]) -> Settings:
         boot_deadline_seconds=reader.number("boot_deadline_seconds", 300, 1, 86400),
         postfix_unit=reader.text("postfix_unit", _UNIT, "a unit's name", need=False) or "postfix.service",
         baked_port=upstreams[0].port if upstreams else 587,
+        fleet_size=reader.fleet_size(),
     )
     _refuse("/etc/relay/agent.json", problems)
     return settings
@@ -338,6 +350,7 @@ def _overlay(settings: Settings, values: dict[str, Any]) -> Settings:
         endpoint=_endpoint(reader, values, "endpoint"),
         imds_endpoint=_endpoint(reader, values, "imds_endpoint"),
         ca_pem=_ca(near, upstream),
+        fleet_size=reader.fleet_size() or settings.fleet_size,
         unknown=reader.unknown() + near.unknown(),
     )
     _refuse("/etc/relay/boot.json", problems)
