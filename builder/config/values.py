@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
@@ -33,6 +33,9 @@ _PRIVATE = tuple(
     for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16")
     + ("127.0.0.0/8", "fc00::/7", "fe80::/10", "::1/128")
 )
+# Relays that share an account: a number, or count the Auto Scaling group (as in relay_agent/settings.py).
+AUTO_SCALING = "auto_scaling"
+MOST_RELAYS = 10000
 # A public network wider than what one organisation usually holds is taken for a mistake.
 WIDEST_PUBLIC_PREFIX = {4: 16, 6: 32}
 
@@ -123,6 +126,15 @@ def _package(value: str) -> str:
     return value
 
 
+def _fleet_size(value: Any) -> Any:
+    text = str(value)
+    if text == AUTO_SCALING:
+        return text
+    if isinstance(value, bool) or not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_RELAYS:
+        raise ValueError(f"expected a whole number from 1 to {MOST_RELAYS}, or `{AUTO_SCALING}`")
+    return int(text)
+
+
 def _not_bool(value: Any) -> Any:
     # YAML 1.1 reads `yes` as true, and pydantic would go on to read true as 1.
     if isinstance(value, bool):
@@ -138,5 +150,6 @@ SecretName = Annotated[str, AfterValidator(_secret_name)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 OneLine = Annotated[str, AfterValidator(_one_line)]
 PackageName = Annotated[str, AfterValidator(_package)]
+FleetSize = Annotated[int | Literal["auto_scaling"], BeforeValidator(_fleet_size)]
 Whole = Annotated[int, BeforeValidator(_not_bool)]
 Number = Annotated[float, BeforeValidator(_not_bool)]

@@ -26,6 +26,8 @@ class Transport:
     concurrency: int
     initial_concurrency: int
     messages_per_connection: int
+    waits: bool
+    """For the rate of `quota`: it leads to the account that has it."""
 
     @property
     def master_cf(self) -> str:
@@ -37,6 +39,9 @@ class Transport:
             "smtp_fallback_relay": "",
             "syslog_name": f"postfix/{self.name}",
         }
+        if not self.waits:
+            # In place of the table that lets messages go at the rate of another account.
+            options["smtp_connection_cache_destinations"] = "static:all"
         overrides = " ".join(f"-o {name}={value}" for name, value in options.items())
         return f"{self.name} unix - - n - - smtp {overrides}"
 
@@ -84,10 +89,12 @@ def relayhost(config: RelayConfig, release: Release) -> tuple[str, str]:
 def transports(config: RelayConfig) -> list[Transport]:
     """Return the delivery agents for routes and the warm-up."""
     choices = [(name, choice) for name, choice in config.upstreams() if name not in ("primary", "fallback")]
-    return [_transport(name, choice) for name, choice in choices]
+    # A host has one credential on a relay, so the same host is the same account.
+    paced = config.upstream_host if config.quota else None
+    return [_transport(name, choice, waits=paced in (None, choice.upstream_host)) for name, choice in choices]
 
 
-def _transport(name: str, choice: ProviderChoice) -> Transport:
+def _transport(name: str, choice: ProviderChoice, *, waits: bool) -> Transport:
     pace = choice.provider.delivery
     return Transport(
         name=transport_name(name),
@@ -98,6 +105,7 @@ def _transport(name: str, choice: ProviderChoice) -> Transport:
         concurrency=pace.concurrency,
         initial_concurrency=min(pace.initial_concurrency, pace.concurrency),
         messages_per_connection=pace.messages_per_connection,
+        waits=waits,
     )
 
 

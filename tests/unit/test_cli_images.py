@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from builder import record as records
 from builder import verify
 from builder.bake import verify_again
 from builder.cli import options
+from builder.cli.options import instances_folder
 from builder.doctor import TOOLS
 from builder.record import Artifact, Base, ImageRecord, Inputs
 from tests.fakes import FakeTools
@@ -212,6 +214,31 @@ def test_launch_says_where_it_listens_and_how_to_stop_it(
     assert shown["stop"] == f"builder instances stop {shown['id']}"
     assert "ready" in err
     run(capsys, "instances", "delete", shown["id"])
+
+
+def test_a_launch_tells_the_relay_how_many_share_the_account(
+    order: Order, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order()
+
+    code, out, _err = run(capsys, "launch", str(image), "--accelerator", "tcg", "--fleet-size", "4", "--json")
+
+    assert code == 0
+    launched = json.loads(out)["id"]
+    user_data = yaml.safe_load((instances_folder() / launched / "seed/user-data").read_text())
+    assert json.loads(user_data["write_files"][0]["content"]) == {"schema": 1, "fleet_size": 4}
+    run(capsys, "instances", "delete", launched)
+
+
+def test_launch_refuses_a_number_of_relays_that_is_none(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _out, err = run(capsys, "launch", str(image), "--fleet-size", "many")
+
+    assert code == 1
+    assert "`fleet_size` is `many`, expected a whole number from 1 to 10000, or `auto_scaling`" in " ".join(
+        err.split()
+    )
 
 
 def test_launch_refuses_a_network_that_lets_strangers_relay(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from builder.config import boot_config
 from builder.config.model import BootConfig
 from builder.errors import BuilderError
 from builder.render import render_boot, user_data_as_sent
@@ -26,6 +27,18 @@ def test_boot_json_is_written_as_given() -> None:
     entry = _parsed(render_boot(boot))["write_files"][0]
     assert entry["path"] == "/etc/relay/boot.json"
     assert json.loads(entry["content"]) == boot.to_json_dict()
+
+
+@pytest.mark.parametrize(("given", "written"), [("4", 4), (4, 4), ("auto_scaling", "auto_scaling")])
+def test_the_number_of_relays_is_told_as_a_number(given: Any, written: Any) -> None:
+    entry = _parsed(render_boot(boot_config({"fleet_size": given})))["write_files"][0]
+    assert json.loads(entry["content"]) == {"schema": 1, "fleet_size": written}
+
+
+@pytest.mark.parametrize("given", ["0", "-4", "1.5", "many", "10001", "٤"])
+def test_a_number_of_relays_that_is_none_is_refused(given: str) -> None:
+    with pytest.raises(BuilderError, match="`fleet_size` is .*, expected a whole number from 1 to 10000"):
+        boot_config({"fleet_size": given})
 
 
 def test_hosts_are_appended_and_kept() -> None:
