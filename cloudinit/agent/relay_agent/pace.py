@@ -45,6 +45,7 @@ _SLOWER_EVERY_SECONDS = 2.0
 _RECOVERY_PER_SECOND = 0.005
 # New rates and lost clients are noticed so often.
 _LOOK_SECONDS = 0.25
+_LAST_SECONDS = 0.05
 _YES = b"6:OK yes,"
 _MOST_KEY_BYTES = 1000
 # Recipients of one delivery are logged together.
@@ -245,6 +246,9 @@ class Gate:
         self.trouble = None
         self._tried.set()
         await self._stop.wait()
+        # First nobody new: a client that was accepted a moment ago gets to where it is closed.
+        self._loop.remove_reader(server.sockets[0].fileno())
+        await asyncio.sleep(_LAST_SECONDS)
         server.close()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
