@@ -168,6 +168,7 @@ def _limits(preset: Preset) -> str:
         + "# quota:\n"
         + ("#   source: ses_get_send_quota\n" if preset.name == "ses" else "#   messages_per_second: 0.5\n")
         + "#   share: fleet\n"
+        + "#   fleet_size: auto_scaling\n"
     )
 
 

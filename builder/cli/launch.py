@@ -39,6 +39,11 @@ _PUBLIC_KEY = re.compile(r"(?:ssh|ecdsa|sk)-\S+ [A-Za-z0-9+/]+={0,2}(?: [^\n]*)?
 @click.option("--hostname", help="The relay's own name.")
 @click.option("--network", "networks", multiple=True, help="Who may relay; may be repeated.")
 @click.option(
+    "--fleet-size",
+    metavar="N|auto_scaling",
+    help="How many relays share the account's rate; without it as baked.",
+)
+@click.option(
     "--endpoint", metavar="URL", help="Secrets Manager, as the guest reaches it (this machine is 10.0.2.2)."
 )
 @click.option("--imds-endpoint", metavar="URL", help="What gives the guest its role, in place of EC2's own.")

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from builder.config.routing import is_aws_region
-from builder.config.values import Endpoint, HostName, Network, SecretName, Whole, is_too_wide
+from builder.config.values import (
+    Endpoint,
+    FleetSize,
+    HostName,
+    Network,
+    SecretName,
+    Whole,
+    is_too_wide,
+)
 from builder.presets import Model
 
 
@@ -48,6 +56,8 @@ class BootConfig(Model):
     imds_endpoint: Endpoint | None = None
     """In place of http://169.254.169.254, for a guest that is not on EC2."""
     upstream: BootUpstream | None = None
+    fleet_size: FleetSize | None = None
+    """In place of `quota.fleet_size` of relay.yaml: how many relays share the account's rate."""
 
     @model_validator(mode="after")
     def _is_no_open_relay(self) -> BootConfig:

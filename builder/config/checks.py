@@ -165,7 +165,7 @@ def _above(
 
 def _main_cf(config: RelayConfig) -> Iterator[Problem]:
     for name, value in config.main_cf.items():
-        refused = main_cf.problem(name, value)
+        refused = main_cf.problem(name, value, has_quota=config.quota is not None)
         if refused:
             yield Problem(("main_cf", name), *refused)
 
@@ -187,6 +187,9 @@ def _quota(config: RelayConfig) -> Iterator[Problem]:
     quota, limits = config.quota, config.provider.limits
     if quota is None:
         return
+    if quota.share == "node" and quota.fleet_size is not None:
+        text = "is set, but `share: node` divides by nothing"
+        yield Problem(("quota", "fleet_size"), text, "Remove it, or use `share: fleet`")
     source, rate = quota.rate_source, quota.messages_per_second
     if source == "ses_get_send_quota" and config.preset != "ses":
         text = f"is `ses_get_send_quota`, but the preset is `{config.preset}`"

@@ -83,9 +83,18 @@ _REFUSED: tuple[tuple[str, str, str], ...] = (
     (r"authorized_(submit|flush|mailq|verp)_.*|default_database_type|postmulti_.*", _LAYOUT, ""),
 )
 
+# While a message waits for its turn, its delivery process looks stuck to Postfix.
+_KEEPS_QUOTA: tuple[tuple[str, str, str], ...] = (
+    (r"smtp_connection_cache_destinations", "it is what keeps the rate of `quota`", ""),
+    (r"daemon_timeout", "it is how long a message may wait for its turn at the rate of `quota`", ""),
+)
 
-def problem(name: str, value: str) -> tuple[str, str | None] | None:
-    """Say why a parameter is refused and what to do; None when it may be set. Never repeats the value."""
+
+def problem(name: str, value: str, *, has_quota: bool = False) -> tuple[str, str | None] | None:
+    """Say why a parameter is refused and what to do; None when it may be set. Never repeats the value.
+
+    With a quota, nor may what keeps it be set.
+    """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         return "is not the name of a main.cf parameter (letters, digits and `_`)", None
     if not re.fullmatch(r"[ -~]*", value):
@@ -93,7 +102,7 @@ def problem(name: str, value: str) -> tuple[str, str | None] | None:
             "has a value of several lines or with other than ASCII characters; a line would be cut off",
             None,
         )
-    for pattern, why, key in _REFUSED:
+    for pattern, why, key in (*_REFUSED, *(_KEEPS_QUOTA if has_quota else ())):
         if re.fullmatch(pattern, name):
             return f"may not be set: {why}", f"Use `{key}`" if key else "Remove the line"
     return None

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from builder.config.values import Domain, HostName, Number, SecretName, Whole
+from builder.config.values import Domain, FleetSize, HostName, Number, SecretName, Whole
 from builder.presets import Model, Preset, SecretShape, TlsMode, load_preset
 
 AuthKind = Literal["password", "xoauth2"]
@@ -141,11 +141,18 @@ class WarmUp(ProviderChoice):
 class Quota(Model):
     """How fast the account may send; below that nothing is slowed."""
 
-    messages_per_second: Number | None = Field(default=None, gt=0, le=100_000)
+    messages_per_second: Number | None = Field(default=None, ge=0.001, le=100_000)
+    """0.001 is a message in a quarter of an hour."""
     source: Literal["ses_get_send_quota", "preset", "config"] | None = None
     """`config` when `messages_per_second` is set, else `preset`. SES can be asked: `ses_get_send_quota`."""
     share: Literal["fleet", "node"] = "fleet"
     """`fleet`: divided by the relays in service; `node`: each relay has it for itself."""
+    fleet_size: FleetSize | None = None
+    """How many relays share it, or `auto_scaling`: count the instance's Auto Scaling group.
+
+    When not set, the group is counted where there is one, and outside of any a relay is alone. A launch may
+    say something else.
+    """
 
     @property
     def rate_source(self) -> Literal["ses_get_send_quota", "preset", "config"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator
@@ -41,6 +41,9 @@ _NOBODY = tuple(
     ipaddress.ip_network(text)
     for text in ("224.0.0.0/4", "ff00::/8", "255.255.255.255/32", "0.0.0.0/32", "::/128")
 )
+# Relays that share an account: a number, or count the Auto Scaling group (as in relay_agent/settings.py).
+AUTO_SCALING = "auto_scaling"
+MOST_RELAYS = 10000
 # A public network wider than what one organisation usually holds is taken for a mistake.
 WIDEST_PUBLIC_PREFIX = {4: 16, 6: 32}
 
@@ -182,6 +185,15 @@ def _package(value: str) -> str:
     return value
 
 
+def _fleet_size(value: Any) -> Any:
+    text = str(value)
+    if text == AUTO_SCALING:
+        return text
+    if isinstance(value, bool) or not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_RELAYS:
+        raise ValueError(f"expected a whole number from 1 to {MOST_RELAYS}, or `{AUTO_SCALING}`")
+    return int(text)
+
+
 def _not_bool(value: Any) -> Any:
     # YAML 1.1 reads `yes` as true, and pydantic would go on to read true as 1.
     if isinstance(value, bool):
@@ -198,5 +210,6 @@ Endpoint = Annotated[str, AfterValidator(_endpoint)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 OneLine = Annotated[str, AfterValidator(_one_line)]
 PackageName = Annotated[str, AfterValidator(_package)]
+FleetSize = Annotated[int | Literal["auto_scaling"], BeforeValidator(_fleet_size)]
 Whole = Annotated[int, BeforeValidator(_not_bool)]
 Number = Annotated[float, BeforeValidator(_not_bool)]

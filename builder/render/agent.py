@@ -50,6 +50,8 @@ def agent_settings(config: RelayConfig, release: Release) -> dict[str, Any]:
         settings["dkim"] = dkim
     if config.quota:
         settings["quota"] = _quota(config, config.quota)
+        if config.quota.fleet_size is not None:
+            settings["fleet_size"] = config.quota.fleet_size
     return settings
 
 

@@ -31,6 +31,8 @@ class Transport:
     password_key: str
     """Where the password map has its credential: the host, or an account's own name."""
     host: str
+    waits: bool
+    """For the rate of `quota`: it leads to the account that has it."""
 
     @property
     def master_cf(self) -> str:
@@ -46,6 +48,9 @@ class Transport:
             # Postfix asks for the host, which has another account's credential (pipemap: DATABASE_README).
             key = f"inline:{{{self.host}={self.password_key}}}"
             options["smtp_sasl_password_maps"] = f"pipemap:{{{key},texthash:{SASL_MAP}}},{NO_CREDENTIAL}"
+        if not self.waits:
+            # In place of the table that lets messages go at the rate of another account.
+            options["smtp_connection_cache_destinations"] = "static:all"
         overrides = " ".join(f"-o {name}={value}" for name, value in options.items())
         return f"{self.name} unix - - n - - smtp {overrides}"
 
@@ -85,7 +90,12 @@ def transports(config: RelayConfig) -> list[Transport]:
     """Return the delivery agents for routes and the warm-up."""
     choices = [(name, choice) for name, choice in config.upstreams() if name not in ("primary", "fallback")]
     keys = password_keys(config)
-    return [_transport(name, choice, keys[account(choice)]) for name, choice in choices]
+    # Two credentials at one host may be of one account, as two IAM users are for SES: both wait for its turn.
+    paced = config.upstream_host if config.quota else None
+    return [
+        _transport(name, choice, keys[account(choice)], waits=paced in (None, choice.upstream_host))
+        for name, choice in choices
+    ]
 
 
 def account(choice: ProviderChoice) -> tuple[str, str]:
@@ -105,7 +115,7 @@ def password_keys(config: RelayConfig) -> dict[tuple[str, str], str]:
     return keys
 
 
-def _transport(name: str, choice: ProviderChoice, password_key: str) -> Transport:
+def _transport(name: str, choice: ProviderChoice, password_key: str, *, waits: bool) -> Transport:
     pace = choice.provider.delivery
     return Transport(
         name=transport_name(name),
@@ -118,6 +128,7 @@ def _transport(name: str, choice: ProviderChoice, password_key: str) -> Transpor
         messages_per_connection=pace.messages_per_connection,
         password_key=password_key,
         host=choice.upstream_host,
+        waits=waits,
     )
 
 

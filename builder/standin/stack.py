@@ -54,6 +54,8 @@ class StandIns:
         self.tokens = TokenService(self.provider.server_context()) if token_hosts else None
         self.secrets = SecretsManager(region=region, access_keys=[access_key_id])
         self.metadata = Metadata(region=region, access_key_id=access_key_id)
+        # A guest on this machine is in no Auto Scaling group.
+        self.metadata.set("meta-data/autoscaling/target-lifecycle-state", None)
         self._secrets = {name: dict(value) for name, value in secrets.items()}
         self._tls = tls
         self._running = ExitStack()

@@ -55,18 +55,20 @@ def test_status_shows_each_thing_an_operator_asks_for(ctl: Ctl) -> None:
 
 
 def test_status_shows_rate_and_submission_where_there_are_any(ctl: Ctl) -> None:
-    rate = {"own_per_second": 6.5, "account_per_second": 14.0, "relays": 2, "share": "fleet", "reason": None}
     trouble = {"code": "secret-missing", "message": "There is no secret `relay/users`", "hint": None}
+    rate = {"own_per_second": 6.5, "account_per_second": 14.0, "relays": 2, "share": "fleet"}
+    rate |= {"paced": True, "reason": None, "gate_reason": trouble}
     port = {"port": 587, "open": False, "users": 0, "secret": "relay/users", "reason": trouble}
     ctl.board.set(rate=rate, submission=port)
     ctl.board.write()
     text = ctl("status")[1]
     assert "6.5/s of the account's 14/s, 2 relays (fleet)" in text
     assert "port 587 closed, 0 users from `relay/users`" in text
-    assert "There is no secret `relay/users`" in text
-    ctl.board.set(rate={**rate, "own_per_second": None})
-    ctl.board.write()
-    assert "not known: nothing is slowed" in ctl("status")[1]
+    assert text.count("There is no secret `relay/users`") == 2
+    for key, said in (("own_per_second", "not known"), ("paced", "NOT kept")):
+        ctl.board.set(rate={**rate, key: None})
+        ctl.board.write()
+        assert f"{said}: nothing is slowed" in ctl("status")[1]
 
 
 SIGNER = {

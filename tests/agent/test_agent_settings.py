@@ -184,3 +184,9 @@ def test_ones_own_networks_are_taken_from_launch_user_data(tree: Places, network
     write_json(tree.agent_json, agent_json())
     write_json(tree.boot_json, {"schema": 1, "networks": [network]})
     assert config.load(tree).boot_networks == (network,)
+
+
+@pytest.mark.parametrize("network", ["fe80::1%eth0", "::ffff:10.0.0.0/104", "::ffff:0:0/96"])
+def test_a_network_that_the_firewall_or_postfix_would_not_take_is_refused(tree: Places, network: str) -> None:
+    message = trouble_with(tree, boot={"schema": 1, "networks": ["10.0.0.0/8", network]}).message
+    assert "`networks` is" in message

@@ -5,39 +5,24 @@ from __future__ import annotations
 import io
 import json
 import queue
-import socket
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from relay_agent import rate
-from relay_agent.imds import Imds
 from relay_agent.logs import Log
-from relay_agent.maillog import Delivery
-from relay_agent.pace import ADDRESS, Bucket, Gate, LogReader
+from relay_agent.pace import ADDRESS, Bucket
 from relay_agent.places import Places
 from relay_agent.postfix import Postfix
-from relay_agent.rate import HEADROOM, Aws, Rate, Sessions, count_relays, read_quota, sessions_for
+from relay_agent.rate import HEADROOM, Rate, Sessions, read_quota, sessions_for
 from relay_agent.secret import Library
 from relay_agent.trouble import Trouble
 
-from builder.standin.metadata import Metadata
-from builder.standin.secrets import SecretsManager
+from tests.agent.clock import Clock
 from tests.agent.relay_world import agent_json, make_places
 from tests.fakes import FakeTools
 from tests.rendered import parameters, rendered
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -48,115 +33,6 @@ def clock() -> Clock:
 @pytest.fixture
 def files(tmp_path: Path) -> Places:
     return make_places(tmp_path / "root")
-
-
-def send(bucket: Bucket, clock: Clock, *, seconds: float, offered: float = 1e9) -> list[float]:
-    """Send as fast as bucket and `offered` (messages per second) let; return when each message went."""
-    sent: list[float] = []
-    end, arrives = clock.now + seconds, clock.now
-    while True:
-        clock.now = max(clock.now + bucket.wait_seconds(), arrives)
-        if clock.now >= end:
-            return sent
-        if bucket.wait_seconds() == 0:
-            bucket.take()
-            sent.append(clock.now)
-            arrives += 1 / offered
-
-
-@pytest.mark.parametrize("rate", [0.2, 1, 3.3, 14, 200])
-def test_never_more_than_the_rate_in_a_second(rate: float, clock: Clock) -> None:
-    bucket = Bucket(clock)
-    bucket.set_rate(rate)
-    sent = send(bucket, clock, seconds=30)
-    most = max(bisect_left(sent, start + 1) - bisect_left(sent, start) for start in sent)
-    assert sent == sorted(sent)
-    assert most <= max(1, -(-rate // 1))
-    assert len(sent) == pytest.approx(30 * rate, rel=0.1, abs=1)
-
-
-def test_below_the_rate_nothing_waits(clock: Clock) -> None:
-    bucket = Bucket(clock)
-    bucket.set_rate(20)
-    sent = send(bucket, clock, seconds=30, offered=18)
-    gaps = [later - earlier for earlier, later in zip(sent, sent[1:], strict=False)]
-    assert max(gaps) == pytest.approx(1 / 18)
-
-
-def test_without_a_rate_nothing_waits(clock: Clock) -> None:
-    bucket = Bucket(clock)
-    for _ in range(1000):
-        bucket.take()
-    assert bucket.wait_seconds() == 0
-    assert bucket.rate() is None
-
-
-def test_further_recipients_of_a_message_are_counted_when_the_log_names_them(clock: Clock) -> None:
-    bucket = Bucket(clock)
-    bucket.set_rate(10)
-    reader = LogReader(bucket)
-    bucket.take()
-    for _ in range(50):
-        reader.observe(delivery("4bXyZ1", code=250), clock.now)
-    assert bucket.wait_seconds() == pytest.approx(4.9)
-
-
-def test_a_message_with_thousands_of_recipients_does_not_stop_the_others_for_long(clock: Clock) -> None:
-    bucket = Bucket(clock)
-    bucket.set_rate(1)
-    bucket.charge(5000)
-    assert bucket.wait_seconds() == pytest.approx(20)
-
-
-def test_a_retry_of_the_same_message_is_no_further_recipient(clock: Clock) -> None:
-    bucket = Bucket(clock)
-    bucket.set_rate(10)
-    reader = LogReader(bucket)
-    for at in (0.0, 60.0, 120.0):
-        reader.observe(delivery("4bXyZ1", code=250), at)
-    assert bucket.wait_seconds() == 0
-
-
-def test_throttling_slows_for_a_while_and_once_for_a_burst(clock: Clock) -> None:
-    bucket = Bucket(clock)
-    bucket.set_rate(100)
-    reader = LogReader(bucket)
-    for number in range(20):
-        reader.observe(delivery(f"4bXyZ{number}", code=454, reason="throttled"), clock.now)
-    assert bucket.rate() == pytest.approx(80)
-    clock.now += 60
-    assert bucket.rate() == pytest.approx(100)
-
-
-def test_the_gate_answers_postfix_in_its_own_protocol() -> None:
-    gate = Gate(Bucket(), port=0)
-    gate.start()
-    try:
-        assert gate.table == f"socketmap:inet:127.0.0.1:{gate.port}:rate"
-        with socket.create_connection(("127.0.0.1", gate.port), timeout=5) as client:
-            for _ in range(2):
-                client.sendall(b"21:rate smtp.example.com,")
-                assert client.recv(100) == b"6:OK yes,"
-    finally:
-        gate.stop()
-
-
-@pytest.mark.parametrize("request_", [b"nonsense", b"x:rate,", b"99999:rate,"])
-def test_the_gate_hangs_up_on_what_is_no_request(request_: bytes) -> None:
-    gate = Gate(Bucket(), port=0)
-    gate.start()
-    try:
-        with socket.create_connection(("127.0.0.1", gate.port), timeout=5) as client:
-            client.sendall(request_)
-            client.shutdown(socket.SHUT_WR)
-            assert client.recv(100) == b""
-    finally:
-        gate.stop()
-
-
-def test_a_port_that_is_taken_is_said_at_the_start() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
-        Gate(Bucket(), port=taken.getsockname()[1]).start()
 
 
 def test_each_relay_gets_its_share_and_a_new_one_changes_it(clock: Clock) -> None:
@@ -200,22 +76,38 @@ def test_without_any_answer_nothing_is_slowed(clock: Clock) -> None:
     assert share.trouble is not None
 
 
-def test_the_number_of_relays_comes_from_the_nearest_file(files: Places) -> None:
-    files.agent_json.write_text(json.dumps(agent_json()))
-    assert count_relays(files, unknown) == 1
-    files.agent_json.write_text(json.dumps(agent_json(fleet_size=2)))
-    assert count_relays(files, unknown) == 2
-    files.boot_json.write_text(json.dumps({"schema": 1, "fleet_size": "auto_scaling"}))
-    assert count_relays(files, lambda: 7) == 7
-    (files.run_dir / "fleet-size").write_text("3\n")
-    assert count_relays(files, unknown) == 3
+def test_a_number_of_relays_that_is_not_known_does_not_keep_the_rest_from_being_done(clock: Clock) -> None:
+    fitted: list[float | None] = []
+    bucket = Bucket(clock)
+    share = Rate(
+        "fleet",
+        bucket,
+        account=lambda: 40.0,
+        relays=unknown,
+        fit=lambda own: fitted.append(own),
+        monotonic=clock,
+    )
+    share.check()
+    assert fitted == [40 * HEADROOM]
+    assert share.as_json()["reason"]["code"] == "quota-unknown"
 
 
-@pytest.mark.parametrize("written", ["0", "-1", "many", ""])
-def test_a_number_of_relays_that_is_none_is_refused(files: Places, written: str) -> None:
-    (files.run_dir / "fleet-size").write_text(written)
-    with pytest.raises(Trouble, match="number of relays"):
-        count_relays(files, unknown)
+def test_a_file_that_changes_is_a_reason_to_look_at_once(clock: Clock) -> None:
+    relays, hint = [4], [0]
+    bucket = Bucket(clock)
+    share = Rate(
+        "fleet",
+        bucket,
+        account=lambda: 40.0,
+        relays=lambda: relays[0],
+        hint=lambda: hint[0],
+        monotonic=clock,
+    )
+    assert share.check()
+    relays[0], hint[0] = 5, 1
+    assert share.check()
+    assert bucket.rate() == pytest.approx(8 * HEADROOM)
+    assert not share.check()
 
 
 def test_the_quota_is_read_and_may_be_missing(files: Places) -> None:
@@ -226,6 +118,7 @@ def test_the_quota_is_read_and_may_be_missing(files: Places) -> None:
     found = read_quota(files)
     assert found is not None
     assert (found.messages_per_second, found.share, found.sessions) == (14.0, "node", 100)
+    assert found.host == "localhost"
 
 
 @pytest.mark.parametrize(
@@ -297,8 +190,10 @@ def test_an_image_without_a_quota_has_no_gate(files: Places) -> None:
 
 
 def test_a_quota_that_cannot_be_read_is_said_and_stops_nothing(files: Places) -> None:
-    observe, _published, said = run_start(files, {"messages_per_second": "many"})
+    observe, published, said = run_start(files, {"messages_per_second": "many"})
     assert observe is None
+    shown = published.get_nowait()
+    assert (shown["paced"], shown["gate_reason"]["code"]) == (False, "config-invalid")
     assert "the sending rate is not limited" in said.getvalue()
 
 
@@ -327,28 +222,6 @@ def test_an_image_without_a_quota_asks_nobody() -> None:
     assert values["smtp_connection_cache_destinations"] == "static:all"
 
 
-@pytest.fixture
-def aws() -> Iterator[Aws]:
-    with SecretsManager() as service, Metadata() as metadata:
-        library = Library()
-        library.start()
-        yield Aws(library, Imds(metadata.endpoint), lambda: "us-east-1", endpoint=service.endpoint)
-
-
-def test_amazon_ses_is_asked_for_the_rate(aws: Aws) -> None:
-    assert aws.send_rate() == 1.0  # moto's account is in the sandbox
-
-
-def test_a_relay_outside_any_group_is_alone(aws: Aws) -> None:
-    assert aws.relays_in_service() == 1
-
-
 def unknown() -> Any:
     """Stand for a source that does not answer."""
     raise Trouble("quota-unknown", "Nobody knows")
-
-
-def delivery(queue_id: str, *, code: int, reason: str = "") -> Delivery:
-    """One line of the mail log."""
-    status = "sent" if code < 400 else "deferred"
-    return Delivery(queue_id, "to@example.net", "h", status, "2.0.0", code, reason, "", 0.1, True)

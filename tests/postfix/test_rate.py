@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,7 @@ class Paced:
     provider: Provider
     bucket: Bucket
     gate: Gate
+    others: tuple[Provider, ...] = ()
 
     def offer(self, count: int) -> float:
         """Hand messages to the relay as fast as it takes them; return the moment when that began."""
@@ -44,24 +45,30 @@ class Paced:
 
     def wait_for(self, count: int, *, timeout_seconds: float) -> None:
         """Wait until the provider has as many messages."""
-        self.provider.wait_for(
-            lambda: self.provider.counts.messages >= count, timeout_seconds=timeout_seconds
-        )
+        _wait_for(self.provider, count, timeout_seconds=timeout_seconds)
+
+
+def _wait_for(provider: Provider, count: int, *, timeout_seconds: float = 20) -> None:
+    provider.wait_for(lambda: provider.counts.messages >= count, timeout_seconds=timeout_seconds)
 
 
 @pytest.fixture
-def paced(release: Release, tmp_path: Path) -> Iterator[Paced]:
+def paced(request: pytest.FixtureRequest, release: Release, tmp_path: Path) -> Iterator[Paced]:
+    """A relay of the plain setup, or of the one that is the fixture's parameter."""
     bucket = Bucket()
     gate = Gate(bucket, port=0)
     gate.start()
-    setup = Setup(SETUPS["plain"].config, parameters={"smtp_connection_cache_destinations": gate.table})
+    setup = replace(
+        getattr(request, "param", SETUPS["plain"]),
+        parameters={"smtp_connection_cache_destinations": gate.table},
+    )
     with contextlib.ExitStack() as stack:
         bed = stack.enter_context(running(setup, release, tmp_path))
         stack.callback(gate.stop)
-        upstream = bed.upstreams[0]
-        line = f"{SES} {upstream.user}:{upstream.password}\n"
-        bed.relay.write_file("/run/relay/sasl", line, mode=0o600)
-        yield Paced(bed.relay, upstream.provider, bucket, gate)
+        lines = [f"{upstream.host} {upstream.user}:{upstream.password}\n" for upstream in bed.upstreams]
+        bed.relay.write_file("/run/relay/sasl", "".join(lines), mode=0o600)
+        first, *others = [upstream.provider for upstream in bed.upstreams]
+        yield Paced(bed.relay, first, bucket, gate, tuple(others))
 
 
 def _set(bucket: Bucket, *, account: float, relays: int = 1) -> Rate:
@@ -73,7 +80,7 @@ def _set(bucket: Bucket, *, account: float, relays: int = 1) -> Rate:
 @contextlib.contextmanager
 def _following(paced: Paced) -> Iterator[None]:
     """Hand the mail log to the bucket while the block runs, as the agent does."""
-    reader, done, ended = LogReader(paced.bucket), 0, threading.Event()
+    reader, done, ended = LogReader(paced.bucket, SES), 0, threading.Event()
 
     def follow() -> None:
         nonlocal done
@@ -137,6 +144,46 @@ def test_a_relay_more_in_the_fleet_slows_this_one_without_a_reload(paced: Paced)
 
     assert rate == pytest.approx(10 * HEADROOM, rel=0.3)
     assert "reload" not in paced.relay.log()
+
+
+def test_a_small_rate_holds_for_longer_than_postfix_waits_for_an_answer(paced: Paced) -> None:
+    """Postfix gives a table up after 100 s in which nothing came from it, and then sends."""
+    paced.bucket.set_rate(0.001)
+    paced.bucket.take()
+    deadline = paced.offer(3) + 110
+    while time.monotonic() < deadline:
+        assert paced.provider.counts.messages == 0
+        time.sleep(1)
+    assert "socketmap" not in paced.relay.log()
+    paced.bucket.set_rate(None)
+    paced.wait_for(3, timeout_seconds=20)
+    assert "socketmap" not in paced.relay.log()
+
+
+@pytest.mark.parametrize(
+    "paced",
+    [
+        Setup({**SETUPS["routes"].config, "quota": {"messages_per_second": 1}}, hosts=SETUPS["routes"].hosts),
+        Setup(
+            {**SETUPS["warm-up"].config, "quota": {"messages_per_second": 1}}, hosts=SETUPS["warm-up"].hosts
+        ),
+    ],
+    indirect=True,
+    ids=["routes", "warm-up"],
+)
+def test_mail_of_other_accounts_does_not_wait(paced: Paced) -> None:
+    paced.bucket.set_rate(0.001)
+    paced.bucket.take()
+    to_others = [
+        *(Mail((f"to{n}@partner.example",)) for n in range(40)),
+        *(Mail((f"to{n}@example.net",), sender="app@news.example") for n in range(40)),
+    ]
+    send_all(paced.relay.smtp_address, to_others)
+    for other in paced.others:
+        # A quarter of the mail is enough for the warm-up; what goes to the first provider waits.
+        _wait_for(other, 5)
+    assert paced.provider.counts.messages == 0
+    assert paced.bucket.granted == 1
 
 
 def test_without_the_agent_mail_goes_on(paced: Paced) -> None:

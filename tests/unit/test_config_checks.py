@@ -86,8 +86,33 @@ def _dkim_key(**changes: str) -> dict[str, str]:
             "SendGrid takes 5000 at most",
         ),
         # Quota
-        ({"quota": {"messages_per_second": 0}}, "expected more than 0"),
-        ({"quota": {"messages_per_second": -1}}, "expected more than 0"),
+        ({"quota": {"messages_per_second": 0}}, "expected 0.001 or more"),
+        ({"quota": {"messages_per_second": -1}}, "expected 0.001 or more"),
+        ({"quota": {"messages_per_second": 0.0001}}, "is `0.0001`, expected 0.001 or more"),
+        (
+            {"quota": {"messages_per_second": 3, "fleet_size": 0}},
+            "`quota.fleet_size` is `0`, expected",
+        ),
+        ({"quota": {"messages_per_second": 3, "fleet_size": True}}, "or `auto_scaling`"),
+        (
+            {"quota": {"messages_per_second": 3, "fleet_size": "all"}},
+            "expected a whole number from 1",
+        ),
+        (
+            {"quota": {"messages_per_second": 3, "fleet_size": 2, "share": "node"}},
+            "`quota.fleet_size` is set, but `share: node` divides by nothing",
+        ),
+        (
+            {
+                "quota": {"messages_per_second": 3},
+                "main_cf": {"smtp_connection_cache_destinations": "static:all"},
+            },
+            "`main_cf.smtp_connection_cache_destinations` may not be set: it is what keeps the rate",
+        ),
+        (
+            {"quota": {"messages_per_second": 3}, "main_cf": {"daemon_timeout": "300s"}},
+            "`main_cf.daemon_timeout` may not be set: it is how long a message may wait",
+        ),
         ({"quota": {}}, "Amazon SES publishes no rate"),
         ({"quota": {"source": "config"}}, "is missing for `source: config`"),
         ({"quota": {"source": "ses_get_send_quota", "messages_per_second": 3}}, "is set, but the rate comes"),

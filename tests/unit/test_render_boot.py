@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from builder.config import load_config
+from builder.config import boot_config, load_config
 from builder.config.model import BootConfig
 from builder.errors import BuilderError
 from builder.releases import get_release
@@ -38,6 +38,18 @@ def test_the_example_names_the_region_of_aws_only(preset: str, region: str, name
     config = load_config(None, {"preset": preset, "region": region})
     entry = _parsed(render(config, get_release("debian-12"))["boot/user-data"])["write_files"][0]
     assert json.loads(entry["content"]).get("region") == named
+
+
+@pytest.mark.parametrize(("given", "written"), [("4", 4), (4, 4), ("auto_scaling", "auto_scaling")])
+def test_the_number_of_relays_is_told_as_a_number(given: Any, written: Any) -> None:
+    entry = _parsed(render_boot(boot_config({"fleet_size": given})))["write_files"][0]
+    assert json.loads(entry["content"]) == {"schema": 1, "fleet_size": written}
+
+
+@pytest.mark.parametrize("given", ["0", "-4", "1.5", "many", "10001", "٤"])
+def test_a_number_of_relays_that_is_none_is_refused(given: str) -> None:
+    with pytest.raises(BuilderError, match="`fleet_size` is .*, expected a whole number from 1 to 10000"):
+        boot_config({"fleet_size": given})
 
 
 def test_hosts_are_appended_and_kept() -> None:

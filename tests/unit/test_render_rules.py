@@ -80,6 +80,20 @@ def test_a_second_account_at_one_host_has_an_entry_of_its_own_in_the_password_ma
     assert uses == {"to-news": [True], "to-letters": [True], "to-ours": [False]}
 
 
+def test_only_what_leads_to_the_account_with_the_quota_waits_for_its_turn() -> None:
+    routes = [
+        {"name": "news", "preset": "sendgrid", "sender_domains": ["news.example"]},
+        {"name": "same", "preset": "ses", "region": "us-east-1", "recipient_domains": ["same.example"]},
+    ]
+    override = "-o smtp_connection_cache_destinations=static:all"
+    files = rendered(quota={"messages_per_second": 1}, routes=routes)
+    lines = files["root/usr/lib/relay/master.cf.edits"].splitlines()
+    own = {name: line for line in lines for name in ("to-news", "to-same") if f"-Me {name}/" in line}
+    assert override in own["to-news"]
+    assert override not in own["to-same"]
+    assert override not in rendered(routes=routes)["root/usr/lib/relay/master.cf.edits"]
+
+
 @pytest.mark.parametrize(("percent", "entries"), [(25, 4), (50, 2), (1, 100), (10, 10), (99, 100)])
 def test_a_warm_up_is_a_part_of_the_entries(percent: int, entries: int) -> None:
     config = config_of("ses", warm_up={**_EU, "percent": percent})

@@ -17,6 +17,9 @@ DEFAULT_ENDPOINT = "http://169.254.169.254"
 _TOKEN_SECONDS = 21600
 _LARGEST_ANSWER = 65536
 _ROLES = "/latest/meta-data/iam/security-credentials/"
+# There for what has been in a group, with `Detached` for what is not any more:
+# https://docs.aws.amazon.com/autoscaling/ec2/userguide/retrieving-target-lifecycle-state-through-imds.html
+_GROUP = "/latest/meta-data/autoscaling/target-lifecycle-state"
 # A role's credentials are renewed by EC2 at least five minutes before they end.
 _RENEW_BEFORE_SECONDS = 300
 
@@ -62,6 +65,14 @@ class Imds:
     def instance_id(self) -> str:
         """Return the instance's id, such as `i-0123…`."""
         return self._get("/latest/meta-data/instance-id").strip()
+
+    def is_in_auto_scaling_group(self) -> bool:
+        """Say whether the instance is, or was, in an Auto Scaling group. Errors: Trouble, as elsewhere."""
+        try:
+            self._get(_GROUP)
+        except _Missing:
+            return False
+        return True
 
     def role_credentials(self) -> RoleCredentials:
         """Return the credentials of the instance's role.
@@ -120,7 +131,12 @@ class Imds:
             return _Refused("imds-broken", f"The metadata service at {self.endpoint} refuses its own token")
         if code == 404 and path.startswith(_ROLES):
             return _no_role(self.endpoint)
-        return Trouble("imds-broken", f"The metadata service at {self.endpoint} answered {code} for `{path}`")
+        kind = _Missing if code == 404 else Trouble
+        return kind("imds-broken", f"The metadata service at {self.endpoint} answered {code} for `{path}`")
+
+
+class _Missing(Trouble):
+    """HTTP 404: there is no such value for this instance."""
 
 
 class _Refused(Trouble):

@@ -35,6 +35,7 @@ FAMILIES = {
     "relay_loop_failures": ("counter", "Errors that a loop of the agent did not expect; it goes on."),
     "relay_send_rate_limit_messages_per_second": ("gauge", "Rate: account, own share, and in force now."),
     "relay_send_rate_stale": ("gauge", "1 while the rate cannot be found out and the last one is kept."),
+    "relay_send_rate_paced": ("gauge", "1 while messages wait for their turn at that rate."),
     "relay_submission_open": ("gauge", "1 while the port for clients that log in is open."),
     "relay_submission_users": ("gauge", "Users that may log in there."),
     "relay_messages_accepted": ("counter", "Messages taken into the queue; sender is null for notices."),
@@ -143,6 +144,7 @@ def _rate(rate: Mapping[str, Any] | None) -> Iterator[Sample]:
             labels = {"scope": scope}
             yield "relay_send_rate_limit_messages_per_second", labels, rate[f"{scope}_per_second"]
     yield "relay_send_rate_stale", {}, rate["reason"] is not None
+    yield "relay_send_rate_paced", {}, rate["paced"]
 
 
 def _mail(counted: dict[str, Any]) -> Iterator[Sample]:

@@ -2,12 +2,11 @@
 
     agent.json  "quota": {"messages_per_second": 14, "source": "config", "share": "fleet", "sessions": 100}
     source      config, preset: the figure above. ses_get_send_quota: Amazon SES is asked (ses:GetSendQuota)
-    share       fleet: divided by the relays in service; node: all of it is this relay's
-    relays      the number in /run/relay/fleet-size if it exists, else `fleet_size` of boot.json or
-                agent.json: a number, or `auto_scaling` to count this instance's group; else 1
+    share       fleet: divided by the relays in service (`relay_agent.fleet`); node: all of it
+                is this relay's
 
-`Rate` decides, `relay_agent.pace` lets the messages go. What cannot be found out keeps its last value; while
-no rate is known nothing is slowed, and the reason is reported.
+`Rate` decides, `relay_agent.pace` lets the messages go. What cannot be found out keeps its last value, which
+is one relay at first; while no rate is known nothing is slowed. In each case the reason is reported.
 """
 
 from __future__ import annotations
@@ -16,17 +15,19 @@ import json
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, Optional
 
 from relay_agent import loops, programs
 from relay_agent import settings as config
+from relay_agent.fleet import Aws, Fleet, told_at
 from relay_agent.imds import Imds
 from relay_agent.logs import Log
 from relay_agent.maillog import Event
-from relay_agent.pace import ADDRESS, LONGEST_WAIT_SECONDS, Bucket, Gate, LogReader
+from relay_agent.pace import ADDRESS, Bucket, Gate, LogReader
 from relay_agent.places import Places
 from relay_agent.postfix import Postfix
 from relay_agent.secret import Library
+from relay_agent.settings import Settings
 from relay_agent.trouble import Trouble
 
 SOURCES = ("config", "preset", "ses_get_send_quota")
@@ -37,17 +38,19 @@ HEADROOM = 0.9
 _POLL_SECONDS = 30.0
 _SOON_SECONDS = 5.0
 _ROUND_SECONDS = 1.0
-_CONNECT_SECONDS, _READ_SECONDS = 5, 10
+# How long the last of those that wait for their turn at once may have to wait.
+_LONGEST_WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Quota:
-    """What agent.json says; `sessions` is the concurrency that the image was baked with."""
+    """What agent.json says; `sessions` is the concurrency of the image, `host` the account's."""
 
     messages_per_second: Optional[float]
     source: str
     share: str
     sessions: int
+    host: str
 
 
 def read_quota(places: Places) -> Optional[Quota]:
@@ -55,7 +58,8 @@ def read_quota(places: Places) -> Optional[Quota]:
 
     Errors: Trouble `config-invalid`.
     """
-    values = _read(places.agent_json).get("quota")
+    baked = _read(places.agent_json)
+    values = baked.get("quota")
     if values is None:
         return None
     if not isinstance(values, dict):
@@ -70,90 +74,18 @@ def read_quota(places: Places) -> Optional[Quota]:
         raise _invalid("`quota.messages_per_second` is missing")
     if not isinstance(sessions, int) or sessions < 1:
         raise _invalid("`quota.sessions` is not a whole number above 0")
-    return Quota(None if rate is None else float(rate), source, share, sessions)
-
-
-def count_relays(places: Places, by_group: Callable[[], int]) -> int:
-    """Return how many relays are in service, as said at the top; `by_group` counts the Auto Scaling group.
-
-    Errors: Trouble `config-invalid`, and those of `by_group`.
-    """
-    written = places.run_dir / "fleet-size"
     try:
-        found: Any = int(written.read_text(encoding="ascii"))
-    except FileNotFoundError:
-        found = {**_read(places.agent_json), **_read(places.boot_json)}.get("fleet_size", 1)
-    except (OSError, ValueError):
-        found = None
-    if found == "auto_scaling":
-        return by_group()
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise _invalid("the number of relays is not a whole number above 0")
-    return found
-
-
-class Aws:
-    """Asks Amazon SES and EC2 Auto Scaling as this instance's role; one try per call."""
-
-    def __init__(
-        self, library: Library, imds: Imds, region: Callable[[], str], *, endpoint: Optional[str] = None
-    ) -> None:
-        self._library, self._imds, self._region, self._endpoint = library, imds, region, endpoint
-
-    def send_rate(self) -> Optional[float]:
-        """Return the account's messages (recipients) per second; None when SES sets no limit.
-
-        Source: https://docs.aws.amazon.com/ses/latest/APIReference/API_GetSendQuota.html
-        """
-        rate = self._ask("ses", "get_send_quota").get("MaxSendRate")
-        if rate is None or not _is_number(rate):
-            raise Trouble("quota-unknown", "Amazon SES gave no MaxSendRate")
-        return float(rate) if rate > 0 else None
-
-    def relays_in_service(self) -> int:
-        """Count what is in service in this instance's Auto Scaling group, this one at least."""
-        me = self._imds.instance_id()
-        instances = self._ask("autoscaling", "describe_auto_scaling_instances", InstanceIds=[me])
-        found = instances.get("AutoScalingInstances") or []
-        if not found:
-            return 1
-        name = found[0]["AutoScalingGroupName"]
-        groups = self._ask("autoscaling", "describe_auto_scaling_groups", AutoScalingGroupNames=[name])
-        members = [item for group in groups.get("AutoScalingGroups", []) for item in group["Instances"]]
-        # A relay that is being taken out still delivers what it has.
-        sending = [item for item in members if item["LifecycleState"] in ("InService", "Terminating:Wait")]
-        return max(1, len({item["InstanceId"] for item in sending} | {me}))
-
-    def _ask(self, service: str, call: str, **values: Any) -> Mapping[str, Any]:
-        session = self._library.session()
-        import botocore.exceptions
-        from botocore.config import Config
-
-        role = self._imds.role_credentials()
-        try:
-            client = session.create_client(
-                service,
-                region_name=self._region(),
-                endpoint_url=self._endpoint,
-                aws_access_key_id=role.access_key_id,
-                aws_secret_access_key=role.secret_access_key,
-                aws_session_token=role.token or None,
-                config=Config(
-                    connect_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS, retries={"max_attempts": 0}
-                ),
-            )
-            answer: Mapping[str, Any] = getattr(client, call)(**values)
-        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
-            raise Trouble(
-                "quota-unknown",
-                f"{service} does not answer {call}: {error}",
-                hint="The role needs ses:GetSendQuota and autoscaling:DescribeAutoScaling*",
-            ) from None
-        return answer
+        host = str(baked["upstreams"][0]["host"])
+    except (LookupError, TypeError):
+        raise _invalid("`upstreams` names no host") from None
+    return Quota(None if rate is None else float(rate), source, share, sessions, host)
 
 
 class Sessions:
-    """Keeps the concurrency low enough that no message waits too long for its turn; changed on real need."""
+    """Keeps the concurrency low enough that no message waits too long for its turn; changed on real need.
+
+    That of the transport `smtp` alone, which leads to the account that has the quota: others do not wait.
+    """
 
     def __init__(self, postfix: Postfix, baked: int) -> None:
         self._postfix, self._baked = postfix, baked
@@ -175,11 +107,11 @@ class Sessions:
 
 def sessions_for(rate: float, most: int) -> int:
     """Return how many messages may wait at once so that the last one waits a minute at most."""
-    return max(1, min(most, int(rate * LONGEST_WAIT_SECONDS)))
+    return max(1, min(most, int(rate * _LONGEST_WAIT_SECONDS)))
 
 
 class Rate:
-    """Decides this relay's rate; `check` looks again when it is due."""
+    """Decides this relay's rate; `check` looks again when it is due, or `hint` gives another value."""
 
     def __init__(
         self,
@@ -189,10 +121,13 @@ class Rate:
         account: Callable[[], Optional[float]],
         relays: Callable[[], int],
         fit: Callable[[Optional[float]], object] = lambda _rate: None,
+        hint: Callable[[], object] = lambda: None,
+        gate_trouble: Callable[[], Optional[Trouble]] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._share, self._bucket, self._monotonic = share, bucket, monotonic
         self._account, self._relays, self._fit = account, relays, fit
+        self._hint, self._hinted, self._gate_trouble = hint, object(), gate_trouble
         self._due = 0.0
         self._is_known = False
         self.account: Optional[float] = None
@@ -208,31 +143,44 @@ class Rate:
 
     def check(self) -> bool:
         """Look again if it is time; True when the rate has changed and is in force."""
-        if self._monotonic() < self._due:
+        hinted = self._hint()
+        if self._monotonic() < self._due and hinted == self._hinted:
             return False
-        before, self.trouble = self.own, None
-        try:
-            self.account, self._is_known = self._account(), True
-            if self._share == "fleet":
-                self.relays = self._relays()
-            self._fit(self.own)
-        except Trouble as trouble:
-            self.trouble = trouble
-        except Exception as error:  # noqa: BLE001 - whatever it is, the last rate stays and it is tried again
-            self.trouble = loops.failed("rate", error)
+        before, self.trouble, self._hinted = self.own, None, hinted
+        # One that fails keeps its last value, and does not keep the others from being looked at.
+        for step in (self._find_account, self._find_relays, self._fit_sessions):
+            try:
+                step()
+            except Trouble as trouble:
+                self.trouble = self.trouble or trouble
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+                self.trouble = self.trouble or loops.failed("rate", error)
         self._due = self._monotonic() + (_SOON_SECONDS if self.trouble else _POLL_SECONDS)
         self._bucket.set_rate(self.own)
         return self.own != before
 
+    def _find_account(self) -> None:
+        self.account, self._is_known = self._account(), True
+
+    def _find_relays(self) -> None:
+        if self._share == "fleet":
+            self.relays = self._relays()
+
+    def _fit_sessions(self) -> None:
+        self._fit(self.own)
+
     def as_json(self) -> dict[str, Any]:
-        """Return what `status.json` shows."""
+        """Return what `status.json` shows; without the gate no rate is in force."""
+        gate = self._gate_trouble()
         return {
             "account_per_second": self.account,
             "relays": self.relays,
             "share": self._share,
             "own_per_second": self.own,
-            "in_force_per_second": self._bucket.rate(),
+            "in_force_per_second": None if gate else self._bucket.rate(),
             "reason": self.trouble.as_json() if self.trouble else None,
+            "paced": gate is None,
+            "gate_reason": gate.as_json() if gate else None,
         }
 
 
@@ -285,31 +233,43 @@ def start(
     """
     try:
         quota = read_quota(places)
-        if quota is None:
-            return None
-        gate = Gate(Bucket(), port=port)
-        gate.start()
-    except (Trouble, OSError) as error:
-        log.error("the sending rate is not limited", error=str(error))
+    except Trouble as trouble:
+        log.error("the sending rate is not limited", **trouble.as_json())
+        publish(_not_limited(trouble))
         return None
-    is_asked = quota.source == "ses_get_send_quota"
+    if quota is None:
+        return None
+    gate = Gate(Bucket(), port=port, log=log)
+    gate.start()
+    rate_given = quota.messages_per_second
+
+    def ask(settings: Optional[Settings] = None) -> Aws:
+        # From the files as they are now: boot.json may come late.
+        return _aws(settings or config.load(places), library)
+
     rate = Rate(
         quota.share,
         gate.bucket,
-        account=lambda: _aws(places, library).send_rate() if is_asked else quota.messages_per_second,
-        relays=lambda: count_relays(places, lambda: _aws(places, library).relays_in_service()),
+        account=lambda: ask().send_rate() if quota.source == "ses_get_send_quota" else rate_given,
+        relays=Fleet(places, ask).count,
         fit=Sessions(postfix, quota.sessions).fit,
+        hint=lambda: told_at(places),
+        gate_trouble=lambda: gate.trouble,
     )
     RateThread(rate, log, publish).start()
-    return LogReader(gate.bucket).observe
+    return LogReader(gate.bucket, quota.host).observe
 
 
-def _aws(places: Places, library: Library) -> Aws:
-    """Build the client from the files as they are now: boot.json may come late."""
-    settings = config.load(places)
+def _aws(settings: Settings, library: Library) -> Aws:
     imds = Imds(settings.imds_endpoint)
     region = settings.upstreams[0].region or settings.region
     return Aws(library, imds, lambda: region or imds.region())
+
+
+def _not_limited(trouble: Trouble) -> dict[str, Any]:
+    """Return what `status.json` shows while agent.json cannot be followed."""
+    rate = Rate("fleet", Bucket(), account=lambda: None, relays=lambda: 1, gate_trouble=lambda: trouble)
+    return rate.as_json()
 
 
 def _read(path: Any) -> dict[str, Any]:

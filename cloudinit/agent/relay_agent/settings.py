@@ -7,9 +7,10 @@ import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Mapping, Tuple
+from typing import Any, Mapping, Tuple, Union
 from urllib.parse import urlsplit
 
+from relay_agent.networks import is_too_wide, parse
 from relay_agent.places import Places
 from relay_agent.trouble import Trouble
 
@@ -17,15 +18,11 @@ SCHEMA = 1
 _HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*\.?")
 _SECRET = re.compile(r"[A-Za-z0-9/_+=.@:!-]{1,2048}")
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+")
-# As in relay.yaml (builder/config/values.py): a public network wider than this is taken for a mistake.
-_WIDEST_PUBLIC_PREFIX = {4: 16, 6: 32}
-_PRIVATE = [
-    ipaddress.ip_network(text)
-    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16")
-    + ("127.0.0.0/8", "fc00::/7", "fe80::/10", "::1/128")
-]
 _UNIT = re.compile(r"[A-Za-z0-9@._\\-]+\.service")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+# `fleet_size`: count this instance's Auto Scaling group (relay_agent/fleet.py).
+AUTO_SCALING = "auto_scaling"
+MOST_RELAYS = 10000
 MECHANISMS = ("plain", "login", "xoauth2")
 DERIVATIONS = ("ses_smtp_v4",)
 GRANTS = ("refresh_token", "client_credentials")
@@ -91,6 +88,7 @@ class Settings:
     ca_pem: str | None = None
     boot_hostname: str | None = None
     boot_networks: tuple[str, ...] = ()
+    fleet_size: Union[int, str, None] = None
     baked_port: int = 587
     unknown: tuple[str, ...] = ()
 
@@ -133,6 +131,13 @@ class _Reader:
         self.wrong(key, f"a whole number from {low} to {high}")
         return low
 
+    def fleet_size(self) -> Union[int, str, None]:
+        value = self._values.get("fleet_size")
+        if value is None or value == AUTO_SCALING:
+            self.seen.add("fleet_size")
+            return value
+        return self.number("fleet_size", None, 1, MOST_RELAYS)
+
     def texts(self, key: str, allowed: tuple[str, ...] | None = None) -> tuple[str, ...]:
         self.seen.add(key)
         value = self._values.get(key)
@@ -149,7 +154,7 @@ class _Reader:
         found = []
         for item in value if isinstance(value, list) else [None]:
             try:
-                found.append(str(ipaddress.ip_network(str(item))))
+                found.append(str(parse(str(item))))
             except (TypeError, ValueError):
                 self.wrong(key, "a list of networks such as `10.0.0.0/8`")
                 return ()
@@ -260,6 +265,7 @@ def _baked(values: dict[str, Any]) -> Settings:
         boot_deadline_seconds=reader.number("boot_deadline_seconds", 300, 1, 86400),
         postfix_unit=reader.text("postfix_unit", _UNIT, "a unit's name", need=False) or "postfix.service",
         baked_port=upstreams[0].port if upstreams else 587,
+        fleet_size=reader.fleet_size(),
     )
     _refuse("/etc/relay/agent.json", problems)
     return settings
@@ -302,20 +308,13 @@ def _ca(reader: _Reader, values: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _is_too_wide(network: Any) -> bool:
-    # Not `is_private`: for 0.0.0.0/0 it is true, since the first and the last address are reserved.
-    inside = [other for other in _PRIVATE if other.version == network.version]
-    is_private = any(network.subnet_of(other) for other in inside)
-    return not is_private and network.prefixlen < _WIDEST_PUBLIC_PREFIX[network.version]
-
-
 def _no_open_relay(reader: _Reader, values: Mapping[str, Any]) -> Tuple[str, ...]:
     """Return the networks of `boot.json`; none that lets strangers relay, unless that was asked for."""
     networks = reader.networks("networks")
     reader.seen.add("allow_any_network")
     if values.get("allow_any_network") is not True:
-        for network in map(ipaddress.ip_network, networks):
-            if _is_too_wide(network):
+        for network in map(parse, networks):
+            if is_too_wide(network):
                 reader.problems.append(
                     f"`networks` has {network}, which would let strangers relay (without `allow_any_network`)"
                 )
@@ -350,6 +349,7 @@ def _overlay(settings: Settings, values: dict[str, Any]) -> Settings:
         endpoint=_endpoint(reader, values, "endpoint"),
         imds_endpoint=_endpoint(reader, values, "imds_endpoint"),
         ca_pem=_ca(near, upstream),
+        fleet_size=reader.fleet_size() or settings.fleet_size,
         unknown=reader.unknown() + near.unknown(),
     )
     _refuse("/etc/relay/boot.json", problems)

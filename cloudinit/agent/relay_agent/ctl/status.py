@@ -122,14 +122,14 @@ def _rate(status: dict[str, Any]) -> list[tuple[str, str]]:
     if not rate:
         return []
     own, account = rate["own_per_second"], rate["account_per_second"]
-    if own is None:
+    if not rate["paced"]:
+        text = "NOT kept: nothing is slowed"
+    elif own is None:
         text = "not known: nothing is slowed"
     else:
-        text = f"{own:.1f}/s of the account's {account:g}/s, {rate['relays']} relays ({rate['share']})"
-    lines = [("sending rate", text)]
-    if rate["reason"]:
-        lines.append(("", rate["reason"]["message"]))
-    return lines
+        text = f"{own:.3g}/s of the account's {account:g}/s, {rate['relays']} relays ({rate['share']})"
+    reasons = [rate[key]["message"] for key in ("gate_reason", "reason") if rate[key]]
+    return [("sending rate", text), *(("", reason) for reason in reasons)]
 
 
 def _submission(status: dict[str, Any]) -> list[tuple[str, str]]:
