@@ -156,9 +156,10 @@ _PHASES = [
 @pytest.mark.parametrize("phase", _PHASES)
 def test_ctrl_c_leaves_no_machine_and_no_half_image(phase: str, tmp_path: Path) -> None:
     base_build.ensure("debian-12")
-    command = [sys.executable, "-m", "builder", "bake", "--preset", "ses", "--region", "us-east-1"]
+    # Whoever started the tests with `&` or `nohup` has had SIGINT ignored, and that is inherited.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "builder", "bake"]
     with subprocess.Popen(
-        [*command, "--base", "debian-12"],
+        [*command, "--preset", "ses", "--region", "us-east-1", "--base", "debian-12"],
         env={**os.environ, "BUILDER_IMAGES": str(tmp_path)},
         stderr=subprocess.PIPE,
         text=True,
