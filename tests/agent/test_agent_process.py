@@ -24,6 +24,9 @@ from builder.standin.secrets import SecretsManager
 from tests.agent.relay_world import SECRET, USER, FakePostfix, agent_json, write_json
 from tests.fakes import FakeTools
 
+# A whole process with the AWS library takes seconds.
+pytestmark = pytest.mark.aws
+
 AGENT = Path(__file__).resolve().parents[2] / "cloudinit" / "agent"
 START = """\
 import sys

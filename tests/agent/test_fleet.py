@@ -223,6 +223,7 @@ def test_a_metadata_service_without_instances_is_no_trouble(
     assert fleet(files, library).count() == 1
 
 
+@pytest.mark.aws
 def test_the_group_is_counted_where_there_is_one(files: Places, library: Library, cloud: Cloud) -> None:
     cloud.make_group(3)
     bake(files)
@@ -233,6 +234,7 @@ def test_the_group_is_counted_where_there_is_one(files: Places, library: Library
     assert counted.count() == 5
 
 
+@pytest.mark.aws
 def test_a_group_that_the_metadata_forgets_is_still_counted(
     files: Places, library: Library, cloud: Cloud
 ) -> None:
@@ -281,6 +283,7 @@ def test_who_asks_for_a_group_gets_it_counted_or_is_told(
     assert caught.value.code == "quota-unknown"
 
 
+@pytest.mark.aws
 def test_the_group_is_looked_for_where_the_instance_is_and_not_where_ses_is(
     library: Library, cloud: Cloud
 ) -> None:
@@ -288,6 +291,7 @@ def test_the_group_is_looked_for_where_the_instance_is_and_not_where_ses_is(
     assert Aws(library, Imds(cloud.metadata.endpoint), lambda: "eu-west-1").group_size() == 2
 
 
+@pytest.mark.aws
 def test_amazon_ses_is_asked_for_the_rate(library: Library, cloud: Cloud) -> None:
     aws = Aws(library, Imds(cloud.metadata.endpoint), lambda: "us-east-1")
     assert aws.send_rate() == 1.0  # moto's account is in the sandbox
@@ -339,6 +343,7 @@ def test_a_launch_that_names_the_relays_divides_the_rate(
     assert shown["in_force_per_second"] == pytest.approx(ACCOUNT * HEADROOM / 8)
 
 
+@pytest.mark.aws
 def test_a_launch_in_a_group_divides_the_rate_by_its_members(
     files: Places, cloud: Cloud, published: queue.Queue[dict[str, Any]]
 ) -> None:
