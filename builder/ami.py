@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from builder import aws
+from builder.config.values import WIDEST_PUBLIC_PREFIX, within
 from builder.errors import BuilderError, ConfigError
 from builder.releases import Release
 from builder.render.boot import EC2_LIMIT_BYTES
@@ -36,10 +37,12 @@ _OWN = {
     "payload": None,
     "manifest": None,
 }
-# How wide a network of the internet may be, by IP version, and what is no part of the internet: RFC 1918,
-# 6598 and 4193. Not `is_private`, which takes 0.0.0.0/0 for private until Python 3.13.
-_WIDEST = {4: 16, 6: 32}
-_PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+# What is no part of the internet: RFC 1918, 6598 and 4193. Not `is_private`, which takes 0.0.0.0/0 for
+# private until Python 3.13.
+_PRIVATE = tuple(
+    ipaddress.ip_network(text)
+    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+)
 _NARROWER = "Give the network that this machine is in, such as `--ssh-from 203.0.113.7/32`"
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "arm64"}
 
@@ -145,21 +148,14 @@ def caller_cidr(given: str | None = None, *, url: str = CHECK_IP, timeout_second
             f"`{text}` would let everybody reach the instance's SSH port",
             hint=_NARROWER,
         )
-    widest = _WIDEST[network.version]
-    if network.prefixlen < widest and not _is_private(network):
+    widest = WIDEST_PUBLIC_PREFIX[network.version]
+    if network.prefixlen < widest and not within(network, _PRIVATE):
         raise BuilderError(
             f"`{text}` would let {network.num_addresses} addresses reach the instance's SSH port; "
             f"a public network may be a /{widest} at most",
             hint=_NARROWER,
         )
     return str(network)
-
-
-def _is_private(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
-    return any(
-        isinstance(network, type(private)) and network.subnet_of(private)  # type: ignore[arg-type]
-        for private in map(ipaddress.ip_network, _PRIVATE)
-    )
 
 
 def check_user_data(path: Path) -> None:

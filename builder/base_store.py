@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from builder import console
 from builder.errors import BuilderError
-from builder.workspace import file_in_the_way
+from builder.workspace import require_place
 
 SCHEMA = 1
 IMAGE_NAME = "image.qcow2"
@@ -81,14 +81,8 @@ def bases_folder() -> Path:
 
 
 def _usable_cache() -> Path:
-    folder = cache_folder()
-    file = file_in_the_way(folder)
-    if file is not None:
-        raise BuilderError(
-            f"The cache cannot be in `{folder}`: `{file}` is not a folder",
-            hint="Set `BUILDER_CACHE` to a folder that you may write to",
-        )
-    return folder
+    hint = "Set `BUILDER_CACHE` to a folder that you may write to"
+    return require_place(cache_folder(), what="The cache", hint=hint)
 
 
 def now() -> str:

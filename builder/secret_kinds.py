@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -25,51 +25,46 @@ _SHORTEST_PASSWORD = 8
 _LEAST_BITS = 1024
 
 
-class Kind(Protocol):
-    """One secret of a configuration; no error of it repeats anything of the secret."""
+class Kind(abc.ABC):
+    """One secret of a configuration; no error of it repeats anything of the secret.
 
-    @property
-    def name(self) -> str:
-        """The secret's name in Secrets Manager."""
+    `name` is the secret's in Secrets Manager; `what` says in a sentence what it holds, `hint` what to do
+    about one that will not do.
+    """
 
-    @property
-    def what(self) -> str:
-        """What the secret holds, for sentences."""
-
-    @property
-    def hint(self) -> str:
-        """What to do about a secret that will not do."""
+    def __init__(self, name: str, *, what: str, hint: str) -> None:
+        self.name, self.what, self.hint = name, what, hint
 
     def parse(self, text: str, *, source: str) -> dict[str, Any]:
         """Read the JSON object of a secret. Errors: ConfigError."""
+        try:
+            raw = json.loads(text.removeprefix("\ufeff"))  # Windows writes a byte order mark
+        except ValueError:
+            raw = None
+        if not isinstance(raw, dict):
+            raise ConfigError(source, ["this is not a JSON object"], hint=self.hint)
+        return raw
 
+    @abc.abstractmethod
     def shape_of(self, document: Mapping[str, Any], *, source: str) -> str:
         """Return the name of the shape that a secret has. Errors: ConfigError for one that has none."""
 
     def fields_of(self, document: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the names of what is in a secret."""
+        return tuple(document)
 
 
-@dataclass(frozen=True)
-class Credential:
+class Credential(Kind):
     """A provider's credential: text in the fields of one of the preset's shapes."""
 
-    choice: ProviderChoice
-    what: ClassVar[str] = "a provider's credential"
-
-    @property
-    def name(self) -> str:
-        """The secret's name, from the provider's part of relay.yaml."""
-        return self.choice.secret_name
-
-    @property
-    def hint(self) -> str:
-        """The command that shows the fields."""
-        return f"`builder presets {self.choice.preset}` shows the fields"
+    def __init__(self, choice: ProviderChoice) -> None:
+        hint = f"`builder presets {choice.preset}` shows the fields"
+        super().__init__(choice.secret_name, what="a provider's credential", hint=hint)
+        self.choice = choice
 
     def parse(self, text: str, *, source: str) -> dict[str, str]:
         """Read the JSON object of a secret. Errors: ConfigError."""
-        document = _parse_object(text, source=source, hint=self.hint)
+        document = super().parse(text, source=source)
         if not all(isinstance(value, str) for value in document.values()):
             raise ConfigError(source, ["this is not a JSON object whose values are text"], hint=self.hint)
         return document
@@ -78,28 +73,15 @@ class Credential:
         """Return the name of the shape that a secret has. Errors: ConfigError for one that has none."""
         return find_shape(self.choice.provider.secret_shapes, document, source=source).name
 
-    def fields_of(self, document: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the names of what is in a secret."""
-        return tuple(document)
 
-
-@dataclass(frozen=True)
-class SubmissionUsers:
+class SubmissionUsers(Kind):
     """Users of the submission port with their passwords, and its certificate where relay.yaml says so."""
 
-    name: str
-    has_certificate: bool
-    what: ClassVar[str] = "the users of the submission port"
-
-    @property
-    def hint(self) -> str:
-        """The command, with a document that would do."""
-        more = ', "certificate": "PEM", "private_key": "PEM"' if self.has_certificate else ""
-        return f"""Give it as `{{"users": {{"app": "its password"}}{more}}}` with `--file` or on stdin"""
-
-    def parse(self, text: str, *, source: str) -> dict[str, Any]:
-        """Read the JSON object of a secret. Errors: ConfigError."""
-        return _parse_object(text, source=source, hint=self.hint)
+    def __init__(self, name: str, *, has_certificate: bool) -> None:
+        more = ', "certificate": "PEM", "private_key": "PEM"' if has_certificate else ""
+        hint = f"""Give it as `{{"users": {{"app": "its password"}}{more}}}` with `--file` or on stdin"""
+        super().__init__(name, what="the users of the submission port", hint=hint)
+        self.has_certificate = has_certificate
 
     def shape_of(self, document: Mapping[str, Any], *, source: str) -> str:
         """Return the name of the shape that a secret has. Errors: ConfigError for one that has none."""
@@ -116,23 +98,19 @@ class SubmissionUsers:
         return (*users, *(field for field in document if field != "users"))
 
 
-@dataclass(frozen=True)
-class DkimKey:
+class DkimKey(Kind):
     """The private key of one or more domains, as JSON or as the PEM text that `openssl genrsa` prints."""
 
-    name: str
-    what: ClassVar[str] = "a DKIM key"
-
-    @property
-    def hint(self) -> str:
-        """The command that makes and stores a key, which then touches no disk."""
-        return f"Make one with `openssl genrsa 2048 | builder secret put {self.name}`"
+    def __init__(self, name: str) -> None:
+        # The key touches no disk on its way.
+        hint = f"Make one with `openssl genrsa 2048 | builder secret put {name}`"
+        super().__init__(name, what="a DKIM key", hint=hint)
 
     def parse(self, text: str, *, source: str) -> dict[str, Any]:
         """Read the JSON object of a secret, or make it of a key in PEM. Errors: ConfigError."""
         if text.lstrip().startswith("-----BEGIN"):
             return {"private_key": text.strip() + "\n"}
-        return _parse_object(text, source=source, hint=self.hint)
+        return super().parse(text, source=source)
 
     def shape_of(self, document: Mapping[str, Any], *, source: str) -> str:
         """Return the name of the shape that a secret has. Errors: ConfigError for one that has none."""
@@ -145,17 +123,14 @@ class DkimKey:
             raise ConfigError(source, [text], hint=self.hint)
         return "dkim_key"
 
-    def fields_of(self, document: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the names of what is in a secret."""
-        return tuple(document)
-
 
 def kinds_of(config: RelayConfig) -> Iterator[Kind]:
     """Give every secret that a configuration names, the primary provider's first."""
     for _role, choice in config.upstreams():
         yield Credential(choice)
     if config.submission:
-        yield SubmissionUsers(config.submission.secret, config.submission.certificate == "secret")
+        has_certificate = config.submission.certificate == "secret"
+        yield SubmissionUsers(config.submission.secret, has_certificate=has_certificate)
     if config.dkim:
         for name in dict.fromkeys(key.secret for key in config.dkim.keys):
             yield DkimKey(name)
@@ -172,16 +147,6 @@ def find_shape(shapes: Sequence[SecretShape], secret: Mapping[str, Any], *, sour
     wanted = " or ".join("{" + ", ".join(f'"{field}"' for field in shape.fields) + "}" for shape in shapes)
     there = ", ".join(f"`{field}`" for field in secret) or "none"
     raise ConfigError(source, [f"the fields are {there}, expected {wanted}"])
-
-
-def _parse_object(text: str, *, source: str, hint: str) -> dict[str, Any]:
-    try:
-        raw = json.loads(text.removeprefix("\ufeff"))  # Windows writes a byte order mark
-    except ValueError:
-        raw = None
-    if not isinstance(raw, dict):
-        raise ConfigError(source, ["this is not a JSON object"], hint=hint)
-    return raw
 
 
 def _user_problems(users: object) -> Iterator[str]:

@@ -280,10 +280,12 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def file_in_the_way(folder: Path) -> Path | None:
-    """Return what is no folder in a path, itself or above it; None when it is there or can be made."""
+def require_place(folder: Path, *, what: str, hint: str) -> Path:
+    """Return a folder that is there or can be made. Errors: BuilderError when a file stands in its place."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return None if existing.is_dir() else existing
+    if not existing.is_dir():
+        raise BuilderError(f"{what} cannot be in `{folder}`: `{existing}` is not a folder", hint=hint)
+    return folder
 
 
 def require_writable(images_dir: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder import console
-from builder.cli.options import instances_folder, json_option
+from builder.cli.options import images_path, instances_folder, json_option
 from builder.cli.verbs import Group, Verb
 from builder.errors import BuilderError
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def _complete_instance(_ctx: click.Context, _param: click.Parameter, begun: str) -> list[str]:
-    found = sorted(path.stem for path in instances_folder().glob("i-*.json"))
+    from builder.workspace import INSTANCES
+
+    found = sorted(path.stem for path in (images_path() / INSTANCES).glob("i-*.json"))
     return [name for name in found if name.startswith(begun)]
 
 

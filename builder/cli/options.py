@@ -136,17 +136,9 @@ def accelerator_option(function: F) -> F:
 
 def images_folder() -> Path:
     """Return the folder that holds the images. Errors: BuilderError when a file stands in its place."""
-    from builder.errors import BuilderError
-    from builder.workspace import file_in_the_way
+    from builder.workspace import require_place
 
-    folder = images_path()
-    file = file_in_the_way(folder)
-    if file is not None:
-        raise BuilderError(
-            f"The images cannot be in `{folder}`: `{file}` is not a folder",
-            hint="Set BUILDER_IMAGES to a folder",
-        )
-    return folder
+    return require_place(images_path(), what="The images", hint="Set BUILDER_IMAGES to a folder")
 
 
 def images_path() -> Path:

@@ -13,7 +13,7 @@ from builder.presets import SecretShape
 from builder.releases import Release
 from builder.render.dkim import agent_dkim
 from builder.render.firewall import HEALTH_PORT, agent_firewall
-from builder.render.routing import account, mechanisms, password_keys
+from builder.render.routing import account, password_keys
 from builder.render.submission import agent_submission
 from builder.render.templates import render_template
 
@@ -86,7 +86,7 @@ def _upstream(name: str, choice: ProviderChoice, key: str) -> dict[str, Any]:
         "port": choice.upstream_port,
         "tls": choice.upstream_tls,
         "shapes": [_shape(shape) for shape in choice.secret_shapes],
-        "mechanisms": list(mechanisms(choice)),
+        "mechanisms": list(choice.mechanisms),
         "secret": choice.secret_name,
         "region": choice.region,
     }

@@ -79,7 +79,7 @@ def _main_cf(
 def _mechanisms(config: RelayConfig) -> list[str]:
     """Return the mechanisms of the providers that share the transport `smtp`."""
     choices = [config, *([config.fallback] if config.fallback else [])]
-    return list(dict.fromkeys(name for choice in choices for name in routing.mechanisms(choice)))
+    return list(dict.fromkeys(name for choice in choices for name in choice.mechanisms))
 
 
 def _processes(config: RelayConfig) -> int | None:

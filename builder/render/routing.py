@@ -70,12 +70,6 @@ def nexthop(choice: ProviderChoice) -> str:
     return f"[{choice.upstream_host}]:{choice.upstream_port}"
 
 
-def mechanisms(choice: ProviderChoice) -> tuple[str, ...]:
-    """Return the SASL mechanisms for the way of logging in that was chosen."""
-    wants_token = choice.auth_kind == "xoauth2"
-    return tuple(name for name in choice.provider.mechanism_names if (name == "xoauth2") == wants_token)
-
-
 def relayhost(config: RelayConfig, release: Release) -> tuple[str, str]:
     """Return `relayhost` and `smtp_fallback_relay`; before Postfix 3.5 the first takes one host only."""
     first = nexthop(config)
@@ -122,7 +116,7 @@ def _transport(name: str, choice: ProviderChoice, password_key: str, *, waits: b
         title=choice.provider.title,
         nexthop=nexthop(choice),
         wrappermode=choice.upstream_tls == "implicit",
-        mechanisms=mechanisms(choice),
+        mechanisms=choice.mechanisms,
         concurrency=pace.concurrency,
         initial_concurrency=min(pace.initial_concurrency, pace.concurrency),
         messages_per_connection=pace.messages_per_connection,

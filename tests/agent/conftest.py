@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from relay_agent import logs, loops
 from relay_agent.places import Places
+from relay_agent.secret import Library
 
 from builder.standin.metadata import Metadata
 from builder.standin.provider import Provider
@@ -83,6 +84,14 @@ def secrets(_secrets: SecretsManager) -> Iterator[SecretsManager]:
         _secrets.delete(name)
     yield _secrets
     _secrets.clear()
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    """The AWS library, which takes a second to load."""
+    library = Library()
+    library.start()
+    return library
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ def use_networks(ctl: Ctl, networks: str) -> None:
 @pytest.fixture
 def real_nft(fake_tool: FakeTools, ctl: Ctl) -> Iterator[None]:
     """`nft` as it is, in a network namespace of its own."""
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 and not os.environ.get("CI"):
         pytest.skip("needs root: nftables in a network namespace")
     ours = Path("/proc/self/ns/net").readlink()
     with subprocess.Popen(["unshare", "--net", "sleep", "300"]) as holder:

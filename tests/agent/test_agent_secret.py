@@ -21,13 +21,6 @@ from tests.agent.relay_world import PASSWORD, SECRET, USER
 VALUE = {"username": USER, "password": PASSWORD}
 
 
-@pytest.fixture(scope="module")
-def library() -> Library:
-    library = Library()
-    library.start()
-    return library
-
-
 @pytest.fixture
 def store(library: Library, secrets: SecretsManager, metadata: Metadata) -> Iterator[SecretStore]:
     secrets.put(SECRET, VALUE)

@@ -276,13 +276,6 @@ def test_without_a_version_before_the_reason_is_the_current_ones(relay: Relay) -
 # -- the same with Secrets Manager's own stages and a provider that answers
 
 
-@pytest.fixture(scope="module")
-def library() -> Library:
-    library = Library()
-    library.start()
-    return library
-
-
 @pytest.fixture
 def store(library: Library, secrets: SecretsManager, metadata: Metadata) -> Iterator[SecretStore]:
     store = SecretStore(library, Imds(metadata.endpoint, timeout_seconds=1), endpoint=secrets.endpoint)

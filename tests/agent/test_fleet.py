@@ -38,22 +38,9 @@ GROUP = "meta-data/autoscaling/target-lifecycle-state"
 ACCOUNT = 40
 
 
-@pytest.fixture(scope="module")
-def library() -> Library:
-    library = Library()
-    library.start()
-    return library
-
-
 @pytest.fixture
 def files(tmp_path: Path) -> Places:
     return make_places(tmp_path / "root")
-
-
-@pytest.fixture
-def metadata() -> Iterator[Metadata]:
-    with Metadata() as metadata:
-        yield metadata
 
 
 @dataclass

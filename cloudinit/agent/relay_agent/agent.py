@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 from typing import Callable, Sequence
 
 from relay_agent import instance, loops, notify
@@ -17,7 +16,7 @@ from relay_agent.door import Door
 from relay_agent.imds import Imds
 from relay_agent.keeper import Fetch, Keeper, Prove
 from relay_agent.logs import Log
-from relay_agent.places import Places
+from relay_agent.places import Places, changed_at
 from relay_agent.probe import Prover
 from relay_agent.secret import CURRENT, Library, SecretStore, SecretVersion
 from relay_agent.settings import Settings, Upstream
@@ -231,7 +230,7 @@ class Agent:
                 "Waiting for cloud-init to write `/etc/relay/boot.json`",
                 hint="`cloud-init status --long` says what it is doing",
             )
-        stamp = tuple(_stamp(path) for path in (self._places.agent_json, self._places.boot_json))
+        stamp = tuple(changed_at(path) for path in (self._places.agent_json, self._places.boot_json))
         if self._settings is None or stamp != self._read_at:
             self._load(stamp)
         assert self._settings is not None  # noqa: S101 - set by _take
@@ -354,10 +353,3 @@ class Agent:
             self._board.write()
         except OSError as error:
             self._log.warning("status.json cannot be written", error=str(error))
-
-
-def _stamp(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Any, Iterable, List, Sequence, Tuple, Union
+from typing import Sequence, Tuple
 
 from relay_agent import programs
+from relay_agent.networks import collapse
 from relay_agent.places import Places
 from relay_agent.trouble import Trouble, wrong_plan
 
 _TABLE = "inet relay"
 _SETS = ("networks", "submission")
-Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,3 @@ def _reason(ended: programs.Ended) -> str:
         if found:
             return reason
     return ended.last_line
-
-
-def collapse(networks: Iterable[Network]) -> List[Network]:
-    """Join neighbours and drop what lies in another, as nft does in its sets: IPv4 first, in order."""
-    every: Any = list(networks)
-    return [
-        network
-        for version in (4, 6)
-        for network in ipaddress.collapse_addresses(item for item in every if item.version == version)
-    ]

@@ -14,7 +14,7 @@ from typing import Any, Callable, Mapping, Optional, Tuple, Union
 
 from relay_agent import settings as config
 from relay_agent.imds import Imds
-from relay_agent.places import Places
+from relay_agent.places import Places, changed_at
 from relay_agent.secret import Library
 from relay_agent.settings import AUTO_SCALING, Settings
 from relay_agent.trouble import Trouble
@@ -73,7 +73,7 @@ class Fleet:
 
 def told_at(places: Places) -> Tuple[int, ...]:
     """Return when each file that says the number was written: another value calls for another count."""
-    return tuple(_changed(path) for path in (_file(places), places.boot_json, places.agent_json))
+    return tuple(changed_at(path) for path in (_file(places), places.boot_json, places.agent_json))
 
 
 def _file(places: Places) -> Path:
@@ -94,13 +94,6 @@ def _written(places: Places) -> Optional[int]:
             hint="Write the number, or remove the file",
         )
     return number
-
-
-def _changed(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 class Aws:

@@ -109,3 +109,11 @@ class Places:
     def kernel_sockets(self) -> tuple[Path, ...]:
         """The kernel's list of TCP sockets: shows a listener without connecting to it."""
         return (self.root / "proc/self/net/tcp", self.root / "proc/self/net/tcp6")
+
+
+def changed_at(path: Path) -> int:
+    """Return when a file was changed (ns since the epoch), 0 for none; another value, another content."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

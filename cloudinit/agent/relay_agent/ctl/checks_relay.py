@@ -8,7 +8,8 @@ from relay_agent import programs, room
 from relay_agent.ctl.context import Context
 from relay_agent.ctl.findings import Finding, ok, warning, wrong
 from relay_agent.ctl.policy import NO_FIREWALL, firewall_sets, networks_of, not_covered
-from relay_agent.firewall import collapse, read_plan
+from relay_agent.firewall import read_plan
+from relay_agent.networks import collapse
 from relay_agent.trouble import Trouble
 
 

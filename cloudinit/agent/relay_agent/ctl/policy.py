@@ -9,7 +9,8 @@ from typing import Any, Iterable
 
 from relay_agent import programs
 from relay_agent.ctl.context import Context
-from relay_agent.firewall import Network, collapse, read_plan
+from relay_agent.firewall import read_plan
+from relay_agent.networks import Network, collapse, lies_in
 from relay_agent.trouble import Trouble
 
 _PARAMETERS = (
@@ -97,12 +98,8 @@ def networks_of(members: Iterable[str]) -> list[Network]:
 
 def not_covered(wanted: Iterable[Network], allowed: Iterable[Network]) -> list[Network]:
     """Return the networks that are not wholly inside the others together."""
-    ours: list[Any] = collapse(allowed)
-    return [
-        network
-        for network in wanted
-        if not any(network.version == other.version and network.subnet_of(other) for other in ours)
-    ]
+    ours = collapse(allowed)
+    return [network for network in wanted if not any(lies_in(network, other) for other in ours)]
 
 
 def show_policy(
