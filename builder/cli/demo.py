@@ -27,5 +27,5 @@ def command(preset: str, accelerator: str | None, as_json: bool) -> None:
         return
     console.out_fields(shown.fields())
     console.say(
-        f"\nNext: `builder images {shown.image}`, or `builder verify {shown.image}` to try every fault"
+        f"\nNext: `builder images {shown.image}`, or `builder verify {shown.image} --full` to try every fault"
     )
