@@ -46,6 +46,7 @@ HOST = "email-smtp.us-east-1.amazonaws.com"
 _USER = "AKIAROTATES"
 _SHAPE = Shape("smtp", ("username", "password"), "{username}", "{password}")
 _SETTLE_SECONDS = 40
+_RELOADED = " reload -- version "
 _DELAY = re.compile(r" delay=([\d.]+),.* status=(\w+)")
 
 
@@ -59,6 +60,10 @@ class SandboxPostfix(agent_postfix.Postfix):
     def command(self, program: str, *arguments: str) -> list[str]:
         """Return the command line that runs one of Postfix's programs inside."""
         return self._relay.command([program, *arguments])
+
+    def has_listener(self) -> bool:
+        """Leave the listener alone: the sandbox has its own, on a port that was free."""
+        return True
 
 
 @dataclass
@@ -86,27 +91,34 @@ class Scene:
         return time.monotonic() - started
 
     def settle(self, accepted: int) -> None:
-        """Wait until the provider has all of them; what met the old password's end is tried again now."""
+        """Wait until the provider has all of them; what met an old password's end waits for the agent."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         while self.provider.counts.messages < accepted and time.monotonic() < deadline:
-            self.relay.run(["postqueue", "-f"])
-            time.sleep(2)
+            self.door.refresh(is_new=False)
+            time.sleep(1)
+
+    def queued(self) -> set[str]:
+        """Return the recipients whose message is still in the queue."""
+        entries = map(json.loads, self.relay.run(["postqueue", "-j"]).splitlines())
+        return {recipient["address"] for entry in entries for recipient in entry["recipients"]}
 
 
 @contextlib.contextmanager
 def scene(release: Release, folder: Path) -> Iterator[Scene]:
     """Start everything; the first password is in use."""
     config = RelayConfig.model_validate({"preset": "ses", "region": "us-east-1"})
-    places = Places(folder / "agent")
-    (places.root / "run").mkdir(parents=True)
+    (folder / "agent/run").mkdir(parents=True)
+    (folder / "agent/proc").symlink_to("/proc")
     (folder / "relay").mkdir()
-    places.run_dir.symlink_to(folder / "relay/run-relay")
     with contextlib.ExitStack() as stack:
         provider = stack.enter_context(Provider(users={_USER: "first"}, host_names=(HOST, "localhost")))
         relay = LocalRelay(
             render(config, release), folder / "relay", ports={HOST: provider.port}, ca_pem=provider.ca_pem
         )
         stack.enter_context(relay)
+        host, port = relay.smtp_address
+        places = Places(folder / "agent", smtp_host=host, smtp_port=port)
+        places.run_dir.symlink_to(folder / "relay/run-relay")
         prover = Prover(ca_file=places.private_ca, hello="relay.example.com")
 
         def prove(upstream: Upstream, credential: Credential) -> None:
@@ -121,6 +133,7 @@ def scene(release: Release, folder: Path) -> Iterator[Scene]:
         door = Door(places, SandboxPostfix(places, relay), Log(io.StringIO()))
         keeper.check()
         door.use([keeper], was_ready=True)
+        door.keep_open()
         door.refresh()
         yield Scene(relay, provider, door, keeper, secret)
 
@@ -174,14 +187,17 @@ def measure(
         seconds = time.monotonic() - began
         stage.settle(len(load.accepted))
         arrived = Counter(name for message in stage.provider.messages for name in message.recipients)
+        queued = stage.queued()
         log = stage.relay.log()
     delays = [(float(delay), status) for delay, status in _DELAY.findall(log)]
     return {
         "rotations": rotations,
+        "reloads": log.count(_RELOADED),
         "per_second": round(len(load.accepted) / seconds, 1),
         "accepted": len(load.accepted),
         "refused": len(load.refused),
-        "lost": len(set(load.accepted) - set(arrived)),
+        "lost": len(set(load.accepted) - set(arrived) - queued),
+        "queued": len(queued),
         "doubled": sum(count - 1 for count in arrived.values()),
         "bounced": sum(status == "bounced" for _delay, status in delays),
         "deferred": sum(status == "deferred" for _delay, status in delays),
