@@ -44,15 +44,14 @@ def stage(folder: Path, into: Path, *, packer: Packer, target: Target, values: M
     takes plugins. `values` become `run.auto.pkrvars.json`. Returns `into`; nothing of `folder` is changed.
     Errors: ConfigError with every variable that is missing, unknown or of another type.
     """
-    _require_template(folder)
+    check(folder, values, target=target, packer=packer)
     installed = PLUGINS[target] in packer.plugins()
     with_plugins = installed or not packer.bundles_plugins
     into.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.glob("*.pkr*")):
         if _is_wanted(path.name, target=target, with_plugins=with_plugins):
             text = _narrow(_text(path), BUILDERS[target])
-            (into / path.name).write_text(text, encoding="utf-8")
-    check(into, values, target=target, packer=packer, shown_as=folder)
+            (into / _staged_name(path.name)).write_text(text, encoding="utf-8")
     (into / VALUES_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     if with_plugins and not installed:
         packer_module.install_plugin(packer, target, into)
@@ -79,9 +78,8 @@ def check(
     *,
     target: Target,
     packer: Packer | None = None,
-    shown_as: Path | None = None,
 ) -> None:
-    """Compare a template, staged or not, with the values it will get.
+    """Compare a template with the values it will get.
 
     Errors: ConfigError naming every missing, unknown and mistyped variable, and every block that `packer`,
     where it is known already, is too old for.
@@ -106,7 +104,7 @@ def check(
             f"{block} needs Packer 1.7 or newer; this one is {packer.version}" for block in template.too_new
         ]
     if problems:
-        raise ConfigError(f"Packer template `{shown_as or folder}`", problems)
+        raise ConfigError(f"Packer template `{folder}`", problems)
 
 
 def read(folder: Path, *, target: Target | None = None) -> Template:
@@ -329,6 +327,11 @@ def _user_values(folder: Path, target: Target) -> dict[str, Any]:
 def _is_wanted(name: str, *, target: Target, with_plugins: bool) -> bool:
     other = ".ami." if target == "qemu" else ".qemu."
     return name != VALUES_FILE and other not in name and (with_plugins or not name.startswith("plugins."))
+
+
+def _staged_name(name: str) -> str:
+    """Let Packer, which reads value files by name (tried: 1.6.6, 1.16), read a template's own before ours."""
+    return f"given.{name}" if ".auto.pkrvars." in name else name
 
 
 def _narrow(text: str, builder: str) -> str:

@@ -49,3 +49,37 @@ def test_packer_validates_the_staged_template(
     done = process.run([found.path, "validate", "."], cwd=work.packer, env=found.environment(), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     packers.note(request, which, target, "validated")
+
+
+@pytest.mark.allow_programs("packer")
+@pytest.mark.parametrize("which", packers.paths())
+def test_values_that_a_template_brings_along_do_not_replace_those_of_the_run(
+    which: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    reason = packers.why_not(packers.paths()[which], "ami")
+    if reason:
+        pytest.skip(f"Packer `{which}`: {reason}")
+    found = packer.find(packers.paths()[which])
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "build.pkr.hcl").write_text(
+        """
+        variable "name" { type = string }
+        variable "zone" { type = string }
+        source "amazon-ebs" "relay" {}
+        source "null" "relay" { communicator = "none" }
+        build {
+          sources = ["source.null.relay"]
+          provisioner "shell-local" { inline = ["echo name=${var.name} zone=${var.zone}"] }
+        }
+        """
+    )
+    (folder / "zz.auto.pkrvars.json").write_text('{"name": "theirs", "zone": "theirs"}')
+    (folder / "zz.auto.pkrvars.hcl").write_text('name = "theirs"\n')
+
+    staged = packer_template.stage(
+        folder, tmp_path / "run", packer=found, target="ami", values={"name": "ours"}
+    )
+
+    done = process.run([found.path, "build", "."], cwd=staged, env=found.environment(), check=False)
+    assert "name=ours zone=theirs" in done.stdout, done.stdout + done.stderr
