@@ -79,6 +79,7 @@ def measure(relay: LocalRelay, bed: Bed, messages: int) -> Run:
                 break
             time.sleep(0.05)
     count, taken = curve[-1][1], taken or curve[-1]
+    _require_whole(source, count, messages)
     thousands = count / 1000
     return Run(
         delivered=_rate_between(curve, taken[0], 0.9),
@@ -116,6 +117,7 @@ def one_relay(bed: Bed, *, by_hand: bool, messages: int, settings: dict[str, str
             with offer(relay, _CLIENTS) as source:
                 source.wait(30)
             _wait_for(bed, _CLIENTS)
+            _require_whole(source, int(bed.stats()["messages"]), _CLIENTS)
             return measure(relay, bed, messages)
 
 
@@ -129,7 +131,15 @@ def intake_alone(bed: Bed, messages: int) -> float:
             started = time.monotonic()
             with offer(relay, messages) as source:
                 source.wait(_LIMIT_SECONDS)
-            return messages / (time.monotonic() - started)
+            seconds = time.monotonic() - started
+            _require_whole(source, len(relay.queue()), messages)
+            return messages / seconds
+
+
+def _require_whole(source: process.Running, found: int, messages: int) -> None:
+    """Stop when mail is missing or the client failed: a rate of what happened to arrive says nothing."""
+    if source.poll() != 0 or found != messages:
+        raise SystemExit(f"{found} of {messages} messages are there; smtp-source ended with {source.poll()}")
 
 
 def _wait_for(bed: Bed, messages: int) -> None:

@@ -71,7 +71,12 @@ _REFUSED: tuple[tuple[str, str, str], ...] = (
         "dsn",
     ),
     (r"(non_)?smtpd_milters|milter_.*|internal_mail_filter_classes", _BY_KEY, "dkim"),
-    (r"smtpd_discard_ehlo_.*|smtpd_forbid_.*|disable_vrfy_command|strict_rfc821_.*", _SAFE, ""),
+    # A client that cannot end a message otherwise may be let off by its address.
+    (
+        r"smtpd_discard_ehlo_.*|smtpd_forbid_(?!bare_newline_exclusions$).*|disable_vrfy_command|strict_rfc821_.*",
+        _SAFE,
+        "",
+    ),
     (r"debug_peer_.*|debugger_command|smtp_tls_loglevel|smtpd_tls_loglevel|maillog_file.*", _LOG, ""),
     (r"(queue|command|daemon|data|config|meta|shlib|html|readme|manpage|sample)_directory", _LAYOUT, ""),
     (

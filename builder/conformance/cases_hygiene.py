@@ -120,14 +120,11 @@ def _rewritten(scene: Scene) -> None:
 
 def _report_kept(scene: Scene) -> None:
     """Check: a report of non-delivery is kept in a file and not sent with a null sender."""
-    scene.relay.run(["sh", "-c", f"rm -f {scene.relay.reports}/*"])
     scene.send(scene.mails(1))
-    scene.relay.wait_until_settled()
-    kept = scene.relay.run(["sh", "-c", f"cat {scene.relay.reports}/*.eml"], check=False)
+    kept = scene.kept_reports()
     scene.check("Diagnostic-Code" in kept, "no report was kept")
     scene.check("550 5.1.1" in kept, "the report does not hold the provider's answer")
-    nulls = [refusal for refusal in scene.provider.refusals if refusal.subject == ""]
-    scene.check(not nulls, f"a null sender was offered to the provider: {nulls}")
+    scene.check_no_null_sender()
 
 
 def _notice(scene: Scene) -> None:

@@ -6,7 +6,7 @@ from builder.conformance.case import Case, Expect, behaving
 from builder.conformance.client import Mail, Sent, send, session
 from builder.conformance.client import start_tls as start_client_tls
 from builder.conformance.local import TEST_PASSWORD, TEST_USER
-from builder.conformance.scene import Scene, Upstream
+from builder.conformance.scene import Scene
 from builder.standin.behaviour import Behaviour, Fault, Stage
 
 MAILGUN = "smtp.mailgun.org"
@@ -17,42 +17,21 @@ def _null(scene: Scene) -> Mail:
     return Mail(scene.new_recipients(1), sender="")
 
 
-def _empty_spool(scene: Scene) -> None:
-    scene.relay.run(["sh", "-c", f"rm -f {scene.relay.reports}/*"])
-
-
-def _spool(scene: Scene) -> str:
-    """Return all reports in the spool, once nothing moves any more."""
-    scene.relay.wait_until_settled()
-    return scene.relay.run(["sh", "-c", f"cat {scene.relay.reports}/*.eml"], check=False)
-
-
 def _refused(scene: Scene, sent: Sent) -> None:
     wanted = sent.reply.startswith("550 5.7.1") and "null sender" in sent.reply
     scene.check(wanted, f"mail with a null sender got `{sent.reply}`, expected 550 5.7.1 and the reason")
 
 
-def _nulls_offered(upstream: Upstream) -> list[str]:
-    provider = upstream.provider
-    refused = [item.reply for item in provider.refusals if item.stage is Stage.MAIL and item.subject == ""]
-    return refused + [str(message.recipients) for message in provider.messages if message.sender == ""]
-
-
-def _none_offered(scene: Scene) -> None:
-    for upstream in scene.upstreams:
-        seen = _nulls_offered(upstream)
-        scene.check(not seen, f"a null sender was offered to {upstream.host}: {seen}")
-
-
 def _null_refused(scene: Scene) -> None:
     """Check: the client hears why; other mail in the same session is taken."""
-    _empty_spool(scene)
     sent = scene.send([_null(scene), *scene.mails(1)])
     _refused(scene, sent[0])
     scene.check(sent[1].reply.startswith("250"), f"mail with a sender got `{sent[1].reply}`, expected 250")
     scene.check(scene.wait_for_delivered(1), "mail with a sender was not delivered")
-    scene.check(not _spool(scene), "a client's mail was put into the spool for the relay's own reports")
-    _none_offered(scene)
+    scene.check(
+        not scene.kept_reports(), "a client's mail was put into the spool for the relay's own reports"
+    )
+    scene.check_no_null_sender()
 
 
 def _null_refused_after_login(scene: Scene) -> None:
@@ -71,12 +50,11 @@ def _null_rewritten(scene: Scene) -> None:
         scene.problems.append("not delivered")
     took = [message.sender for message in scene.provider.messages if message.recipients == mail.recipients]
     scene.check(took == ["mailer@example.com"], f"it came from {took}, expected mailer@example.com")
-    _none_offered(scene)
+    scene.check_no_null_sender()
 
 
 def _null_passed(scene: Scene) -> None:
     """Check: the provider is asked; where it refuses, the relay keeps the report with the message."""
-    _empty_spool(scene)
     mail, other = _null(scene), _null(scene)
     with session(scene.relay.smtp_address) as smtp:
         scene.check(send(smtp, mail).reply.startswith("250"), "a null sender was refused")
@@ -87,24 +65,22 @@ def _null_passed(scene: Scene) -> None:
         scene.check([message.sender for message in took] == [""], f"the provider got {took}")
         scene.provider.behave(_NULL_REFUSED)
         scene.check(send(smtp, other).reply.startswith("250"), "a null sender was refused")
-    kept = _spool(scene)
+    kept = scene.kept_reports()
     scene.check("501 5.1.7 Invalid sender" in kept, "no report was kept of what the provider refused")
     scene.check(other.recipients[0] in kept, "the report does not name the recipient")
 
 
 def _report_of_a_routed_sender(scene: Scene) -> None:
     """Check: a report to a sender whose domain has a route is kept too; it is not sent along the route."""
-    _empty_spool(scene)
     scene.send([Mail(scene.new_recipients(1), sender="app@partner.example")])
-    kept = _spool(scene)
+    kept = scene.kept_reports()
     scene.check("app@partner.example" in kept, "no report was kept")
     scene.check("550 5.1.1" in kept, "the report does not hold the provider's answer")
-    _none_offered(scene)
+    scene.check_no_null_sender()
 
 
 def _notice_with_routes(scene: Scene) -> None:
     """Check: the notice goes to its address along that domain's route, the sender's report into the spool."""
-    _empty_spool(scene)
     scene.send([Mail(scene.new_recipients(1), sender="app@partner.example")])
     provider = scene.upstream(MAILGUN).provider
     arrived = provider.wait_for(
@@ -113,10 +89,10 @@ def _notice_with_routes(scene: Scene) -> None:
     )
     senders = [message.sender for message in arrived]
     scene.check(senders == ["mailer@example.com"], f"the notice came from {senders}")
-    kept = _spool(scene)
+    kept = scene.kept_reports()
     scene.check("To: app@partner.example" in kept, "no report was kept")
     scene.check("To: bounces@partner.example" not in kept, "the notice was put into the spool")
-    _none_offered(scene)
+    scene.check_no_null_sender()
 
 
 _REPORTS = frozenset({"reports"})
@@ -128,7 +104,7 @@ CASES = (
         "Mail with a null sender from a client is refused at once, with the reason",
         act=_null_refused,
         expect=Expect(client=""),
-        needs=frozenset({"reports", "null-refused"}),
+        needs=_REPORTS | {"null-refused"},
     ),
     Case(
         "null-sender-refused-after-login",
@@ -148,6 +124,7 @@ CASES = (
         "Mail with a null sender is offered as it is, where relay.yaml says so; a refusal is kept",
         act=_null_passed,
         setup="null-passed",
+        needs=_REPORTS,
     ),
     Case(
         "report-kept-despite-route",
@@ -156,6 +133,7 @@ CASES = (
         act=_report_of_a_routed_sender,
         setup="routes",
         expect=Expect(bounced=1),
+        needs=_REPORTS,
     ),
     Case(
         "notice-sent-along-route",
@@ -164,5 +142,6 @@ CASES = (
         act=_notice_with_routes,
         setup="notices",
         expect=Expect(bounced=1),
+        needs=_REPORTS,
     ),
 )

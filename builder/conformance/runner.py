@@ -68,6 +68,8 @@ def _prepare(scene: Scene) -> None:
     """Begin with an empty queue, no open session and a provider that has seen nothing."""
     case = scene.case
     scene.relay.empty_queue()
+    if _leaves_reports(scene):
+        scene.empty_reports()
     for provider in scene.providers:
         provider.clear()
         provider.drop_sessions()
@@ -104,11 +106,27 @@ def _check_expectation(scene: Scene, found: Outcome) -> None:
         wanted, seen = getattr(expect, name), getattr(found, name)
         scene.check(wanted is None or wanted == seen, f"{name} is {seen}, expected {wanted}")
     _check_sessions(scene, expect)
+    _check_reports(scene, expect)
     for reason in found.reasons if expect.reason else ():
         scene.check(
             expect.reason in reason, f"a message waits because of `{reason}`, expected `{expect.reason}`"
         )
     _check_always(scene, found)
+
+
+def _leaves_reports(scene: Scene) -> bool:
+    case = scene.case
+    return "reports" in scene.relay.abilities and bool(case.expect.bounced or "reports" in case.needs)
+
+
+def _check_reports(scene: Scene, expect: Expect) -> None:
+    """Check that what was given up was reported: else it is lost, not bounced."""
+    if expect.bounced and _leaves_reports(scene):
+        kept = scene.kept_reports()
+        for name in sorted(scene.given_up()):
+            scene.check(
+                f"Final-Recipient: rfc822; {name}" in kept, f"no report says that {name} was given up"
+            )
 
 
 def _check_sessions(scene: Scene, expect: Expect) -> None:

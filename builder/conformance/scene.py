@@ -97,7 +97,19 @@ class Scene:
         wrong = "-wrong" if state is MapState.WRONG_PASSWORD else ""
         return {up.key: f"{up.user}:{up.password}{wrong}" for up in self.upstreams}
 
+    def empty_reports(self) -> None:
+        """Delete the reports of non-delivery that are kept on the relay."""
+        self.relay.run(["sh", "-c", f"rm -f {self.relay.reports}/*"])
+
     # -- looking
+
+    def check_no_null_sender(self) -> None:
+        """Note each MAIL command without a sender that a provider got, whatever it answered."""
+        for upstream in self.upstreams:
+            for session in upstream.provider.sessions:
+                for command, reply in session.exchange:
+                    is_null = command.upper().startswith("MAIL FROM:<>")
+                    self.check(not is_null, f"{upstream.host} was offered a null sender: {command}: {reply}")
 
     def check(self, holds: bool, problem: str) -> None:
         """Note a problem unless something holds."""
@@ -151,6 +163,15 @@ class Scene:
             offered=self._total("offered"),
             reasons=tuple(sorted({reason for item in queue for reason in item.reasons})),
         )
+
+    def kept_reports(self) -> str:
+        """Return all reports of non-delivery that are kept on the relay, once nothing moves any more."""
+        self.relay.wait_until_settled()
+        return self.relay.run(["sh", "-c", f"cat {self.relay.reports}/*.eml"], check=False)
+
+    def given_up(self) -> set[str]:
+        """Return the recipients that were accepted, not delivered, and do not wait any more."""
+        return self.accepted() - set(self.delivered()) - _recipients(self.relay.wait_until_settled())
 
     def _missing(self, queue: Sequence[Queued]) -> int:
         return len(self.accepted() - set(self.delivered()) - _recipients(queue))

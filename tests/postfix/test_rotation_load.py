@@ -18,7 +18,7 @@ def test_ten_rotations_under_load_lose_double_and_bounce_nothing(
 ) -> None:
     found = measure(release, tmp_path, rotations=10, per_second=50, pause=0.6, overlap=overlap)
     assert found["accepted"] > 300
-    # Without a reload Postfix takes a new password only as its processes end, one by one.
-    assert found["reloads"] >= found["rotations"]
+    # One for the first password; without them Postfix takes a new one only as its processes end, one by one.
+    assert found["reloads"] > found["rotations"]
     problems = {name: found[name] for name in ("refused", "lost", "queued", "doubled", "bounced")}
     assert problems == dict.fromkeys(problems, 0)

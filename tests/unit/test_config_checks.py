@@ -282,7 +282,15 @@ def test_a_parameter_that_would_break_a_promise_is_refused(name: str, key: str) 
 
 
 @pytest.mark.parametrize(
-    "name", ["smtpd_banner", "append_dot_mydomain", "smtp_helo_timeout", "biff", "smtpd_timeout"]
+    "name",
+    [
+        "smtpd_banner",
+        "append_dot_mydomain",
+        "smtp_helo_timeout",
+        "biff",
+        "smtpd_timeout",
+        "smtpd_forbid_bare_newline_exclusions",
+    ],
 )
 def test_other_parameters_may_be_set(name: str) -> None:
     assert config(main_cf={name: "x"}).main_cf == {name: "x"}

@@ -129,7 +129,7 @@ def test_parameters_follow_the_release(release: str, expected: dict[str, str]) -
 
 def test_bare_newlines_are_written_only_where_they_are_not_the_default() -> None:
     def has(release: str) -> bool:
-        return "smtpd_forbid_bare_newline" in rendered("ses", release)["root/etc/postfix/main.cf"]
+        return "\nsmtpd_forbid_bare_newline =" in rendered("ses", release)["root/etc/postfix/main.cf"]
 
     assert {release: has(release) for release in ("ubuntu-20.04", "debian-12", "ubuntu-26.04")} == {
         "ubuntu-20.04": True,
