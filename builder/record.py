@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -23,6 +24,8 @@ CONFIG = "config.json"
 # How an image is tried, from the quickest to the most thorough: each has all checks of the one before.
 Profile = Literal["short", "standard", "full"]
 PROFILES: tuple[Profile, ...] = ("short", "standard", "full")
+# The packages whose code decides what an image has passed.
+_VERIFIER = ("verify", "conformance", "standin")
 
 
 class _Model(BaseModel):
@@ -95,10 +98,19 @@ class ImageRecord(_Model):
 
 
 def is_proved(record: ImageRecord, profile: Profile) -> bool:
-    """Whether an image has passed a verification that had at least this profile's checks."""
-    passed = (record.verify or {}).get("profile")
+    """Whether an image has passed a verification that had at least this profile's checks, as they are now."""
+    report = record.verify or {}
+    passed = report.get("profile")
     proved = passed in PROFILES and PROFILES.index(passed) >= PROFILES.index(profile)
-    return record.status == "verified" and proved
+    return record.status == "verified" and proved and report.get("verifier") == verifier()
+
+
+@functools.cache
+def verifier() -> str:
+    """Return one sha256 for the code that tries images: other code has other checks, or other limits."""
+    package = Path(__file__).parent
+    files = (path for name in _VERIFIER for path in (package / name).glob("*.py"))
+    return digest_of({path.relative_to(package).as_posix(): path for path in files})
 
 
 def digest_of(files: Mapping[str, str | Path]) -> str:

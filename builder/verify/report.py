@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from builder.console import format_seconds
-from builder.record import Profile
+from builder.record import Profile, verifier
 
 SCHEMA = 1
 COLUMNS = ("check", "result", "took", "evidence")
@@ -39,6 +39,8 @@ class VerifyReport:
     """Boot → seconds from power-on until it was ready."""
     logs: str | None = None
     """Where the logs of a failed check are."""
+    verifier: str = field(default_factory=verifier)
+    """sha256 of the code that tried it."""
     schema: int = SCHEMA
 
     @property
@@ -85,6 +87,7 @@ class VerifyReport:
 def read_report(raw: Mapping[str, Any]) -> VerifyReport:
     """Read a report as `to_json` writes it; KeyError or TypeError when it is something else."""
     values = {name: value for name, value in raw.items() if name not in ("passed", "seconds_to_ready")}
+    values.setdefault("verifier", "")
     values["checks"] = tuple(CheckResult(**check) for check in values["checks"])
     return VerifyReport(**values)
 

@@ -233,12 +233,29 @@ def test_file_is_described_by_digest_and_size(tmp_path: Path) -> None:
 def test_an_image_is_proved_for_what_it_has_passed_and_less(
     passed: str, asked: record.Profile, is_enough: bool
 ) -> None:
-    assert record.is_proved(make(verify={"profile": passed}), asked) is is_enough
+    report = {"profile": passed, "verifier": record.verifier()}
+    assert record.is_proved(make(verify=report), asked) is is_enough
+
+
+@pytest.mark.parametrize("verifier", [{}, {"verifier": "0" * 64}], ids=["before there was one", "other code"])
+def test_an_image_that_other_checks_were_passed_by_is_not_proved(verifier: dict[str, str]) -> None:
+    assert not record.is_proved(make(verify={"profile": "full", **verifier}), "short")
+
+
+def test_the_verifier_is_the_code_of_checks_cases_and_stand_ins() -> None:
+    package = Path(record.__file__).parent
+    assert [name for name in record._VERIFIER if list((package / name).glob("*.py"))] == [
+        "verify",
+        "conformance",
+        "standin",
+    ]
 
 
 def test_an_image_that_nobody_has_tried_is_not_proved() -> None:
     assert not record.is_proved(make(status="baked"), "short")
-    assert not record.is_proved(make(status="failed", verify={"profile": "full"}), "short")
+    assert not record.is_proved(
+        make(status="failed", verify={"profile": "full", "verifier": record.verifier()}), "short"
+    )
 
 
 @pytest.mark.parametrize(("text", "said"), [(None, "is not there"), ("{", "cannot"), ("{}", "cannot")])
