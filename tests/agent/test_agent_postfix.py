@@ -12,6 +12,7 @@ import pytest
 from relay_agent import mailqueue
 from relay_agent.places import Places
 from relay_agent.postfix import Postfix
+from relay_agent.rate import Sessions
 from relay_agent.settings import Settings, Shape, Upstream
 
 from tests.agent.real_postfix import RealPostfix, real_postfix
@@ -114,6 +115,7 @@ from relay_agent import mailqueue
 from relay_agent.places import Places
 from relay_agent.places import Places
 from relay_agent.postfix import Postfix
+from relay_agent.rate import Sessions
 places = Places(Path({str(real.root)!r}), smtp_host={real.address!r})
 postfix = Postfix(places, config_dir=Path({str(real.config)!r}))
 postfix.open_port()
@@ -133,3 +135,18 @@ def test_a_queue_that_cannot_be_read_is_said(places: Places, postfix_programs: F
     postfix_programs.postqueue.path.write_text("#!/bin/sh\nexit 69\n")
     with pytest.raises(Exception, match="postqueue -j"):
         list(mailqueue.read(Postfix(places)))
+
+
+def test_the_concurrency_of_a_route_is_a_parameter_like_that_of_smtp(real: RealPostfix) -> None:
+    real.run("postconf", "-Me", "to-b/unix=to-b unix - - n - - smtp")
+    real.run(
+        "postconf", "-e", "smtp_destination_concurrency_limit=100", "to-b_destination_concurrency_limit=50"
+    )
+    sessions = Sessions(real.postfix, {"smtp": 100, "to-b": 50})
+    assert not sessions.fit(None)
+    assert sessions.fit(0.1)
+    assert not sessions.fit(0.1)
+    names = [f"to-b_{kind}destination_concurrency" for kind in ("", "initial_")]
+    assert real.run("postconf", "-h", f"{names[0]}_limit", names[1]).splitlines() == ["3", "3"]
+    assert sessions.fit(None)
+    assert real.run("postconf", "-h", f"{names[0]}_limit") == "50"

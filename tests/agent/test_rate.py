@@ -152,7 +152,7 @@ def test_who_may_not_count_the_group_asks_ever_more_rarely(clock: Clock) -> None
 
 
 def test_what_the_account_may_send_is_known_again_after_a_restart(files: Places) -> None:
-    quota = Quota(None, "ses_get_send_quota", "fleet", 100, "email-smtp.us-east-1.amazonaws.com")
+    quota = Quota(None, "ses_get_send_quota", "fleet", {"smtp": 100}, "email-smtp.us-east-1.amazonaws.com")
     assert rate.Account(files, quota, unknown).at_first() is None
     assert rate.Account(files, quota, lambda: 14.0).find() == 14.0
     assert rate.Account(files, quota, unknown).at_first() == 14.0
@@ -165,7 +165,9 @@ def test_what_the_account_may_send_is_known_again_after_a_restart(files: Places)
 @pytest.mark.parametrize("kept", ["", "7", "[]", '{"host": "h"}', '{"host": "h", "messages_per_second": -1}'])
 def test_a_rate_that_was_kept_and_is_none_is_passed_over(files: Places, kept: str) -> None:
     files.account_rate.write_text(kept)
-    account = rate.Account(files, Quota(None, "ses_get_send_quota", "fleet", 100, "h"), lambda: 14.0)
+    account = rate.Account(
+        files, Quota(None, "ses_get_send_quota", "fleet", {"smtp": 100}, "h"), lambda: 14.0
+    )
     assert account.at_first() is None
     assert account.find() == 14.0
     assert account.at_first() == 14.0
@@ -173,7 +175,7 @@ def test_a_rate_that_was_kept_and_is_none_is_passed_over(files: Places, kept: st
 
 def test_a_full_disk_does_not_cost_the_rate(files: Places) -> None:
     files.account_rate.mkdir()  # in the way of the rename
-    quota = Quota(None, "ses_get_send_quota", "fleet", 100, "h")
+    quota = Quota(None, "ses_get_send_quota", "fleet", {"smtp": 100}, "h")
     assert rate.Account(files, quota, lambda: 14.0).find() == 14.0
 
 
@@ -225,7 +227,7 @@ def test_the_quota_is_read_and_may_be_missing(files: Places) -> None:
     files.agent_json.write_text(json.dumps(agent_json(quota=quota)))
     found = read_quota(files)
     assert found is not None
-    assert (found.messages_per_second, found.share, found.sessions) == (14.0, "node", 100)
+    assert (found.messages_per_second, found.share, found.sessions) == (14.0, "node", {"smtp": 100})
     assert found.host == "localhost"
 
 
@@ -239,6 +241,9 @@ def test_the_quota_is_read_and_may_be_missing(files: Places) -> None:
         {"messages_per_second": 1, "source": "guess"},
         {"messages_per_second": 1, "share": "half"},
         {"messages_per_second": 1, "sessions": 0},
+        {"messages_per_second": 1, "transports": ["to-b"]},
+        {"messages_per_second": 1, "transports": {"to-b": 0}},
+        {"messages_per_second": 1, "transports": {"-M": 1}},
     ],
 )
 def test_a_quota_that_cannot_be_is_refused(files: Places, quota: Any) -> None:
@@ -247,21 +252,77 @@ def test_a_quota_that_cannot_be_is_refused(files: Places, quota: Any) -> None:
         read_quota(files)
 
 
-@pytest.mark.parametrize(("rate", "sessions"), [(500, 100), (1, 60), (0.1, 6), (0.001, 1)])
-def test_no_message_waits_for_its_turn_longer_than_postfix_does(rate: float, sessions: int) -> None:
-    assert sessions_for(rate, 100) == sessions
+@pytest.mark.parametrize(
+    ("rate", "sessions"),
+    [
+        (500, {"smtp": 100}),
+        (1, {"smtp": 60}),
+        (0.1, {"smtp": 6}),
+        (0.001, {"smtp": 1}),
+        (500, {"smtp": 100, "to-b": 50}),
+        (0.1, {"smtp": 3, "to-b": 3}),
+        (1, {"smtp": 30, "to-b": 30}),
+        (2, {"smtp": 70, "to-b": 50}),
+        (0.001, {"smtp": 1, "to-b": 1}),
+    ],
+)
+def test_no_message_waits_for_its_turn_longer_than_postfix_does(
+    rate: float, sessions: dict[str, int]
+) -> None:
+    baked = {"smtp": 100, "to-b": 50}
+    assert sessions_for(rate, {name: baked[name] for name in sessions}) == sessions
 
 
-def test_the_concurrency_is_changed_only_when_it_must(files: Places, fake_tool: FakeTools) -> None:
-    postconf = fake_tool("postconf", 'case "$1" in -h) echo 100;; esac')
+# Keeps what `-e` sets, as main.cf does.
+_POSTCONF = """\
+touch {kept}
+case "$1" in
+-e)
+  shift
+  for pair; do
+    name="${{pair%%=*}}"
+    sed -i "/^$name /d" {kept}
+    echo "$name = ${{pair#*=}}" >>{kept}
+  done
+  ;;
+*) for name; do grep "^$name " {kept} || echo "$name = 100"; done ;;
+esac
+"""
+
+
+def test_the_concurrency_is_changed_only_when_it_must(
+    files: Places, fake_tool: FakeTools, tmp_path: Path
+) -> None:
+    postconf = fake_tool("postconf", _POSTCONF.format(kept=tmp_path / "main.cf"))
     fake_tool("postfix", "exit 0")
-    sessions = Sessions(Postfix(files), 100)
+    sessions = Sessions(Postfix(files), {"smtp": 100})
     assert not sessions.fit(None)
     assert not sessions.fit(50)
     assert sessions.fit(0.5)
+    assert not sessions.fit(0.5)
     assert [call for call in postconf.calls if call[0] == "-e"] == [
         ["-e", "smtp_destination_concurrency_limit=30", "smtp_initial_destination_concurrency=20"]
     ]
+
+
+def test_all_that_wait_for_the_rate_of_one_account_wait_a_minute_at_most(
+    files: Places, fake_tool: FakeTools, tmp_path: Path
+) -> None:
+    main_cf = tmp_path / "main.cf"
+    postconf = fake_tool("postconf", _POSTCONF.format(kept=main_cf))
+    fake_tool("postfix", "exit 0")
+    sessions = Sessions(Postfix(files), {"smtp": 100, "to-b": 100})
+    assert not sessions.fit(None)
+    assert sessions.fit(0.1)
+    assert set(main_cf.read_text().splitlines()) == {
+        "smtp_destination_concurrency_limit = 3",
+        "smtp_initial_destination_concurrency = 3",
+        "to-b_destination_concurrency_limit = 3",
+        "to-b_initial_destination_concurrency = 3",
+    }
+    assert sum(call[0] == "-e" for call in postconf.calls) == 1
+    assert sessions.fit(None)
+    assert "to-b_destination_concurrency_limit = 100" in main_cf.read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -335,6 +396,26 @@ def test_an_image_with_a_quota_asks_where_the_agent_answers() -> None:
         "share": "fleet",
         "sessions": 100,
     }
+
+
+def test_the_agent_knows_every_transport_that_waits_for_the_rate(files: Places) -> None:
+    text = rendered(
+        quota={"messages_per_second": 14},
+        routes=[
+            {
+                "name": "b",
+                "preset": "ses",
+                "region": "us-east-1",
+                "secret": "relay/b",
+                "sender_domains": ["b.example"],
+            },
+            {"name": "c", "preset": "postmark", "secret": "relay/c", "sender_domains": ["c.example"]},
+        ],
+    )["root/etc/relay/agent.json"]
+    files.agent_json.write_text(text)
+    found = read_quota(files)
+    assert found is not None
+    assert found.sessions == {"smtp": 100, "to-b": 100}
 
 
 def test_an_image_without_a_quota_asks_nobody() -> None:

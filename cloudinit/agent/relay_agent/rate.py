@@ -1,9 +1,11 @@
 """This relay's share of the account's sending rate: quota divided by relays in service, kept up to date.
 
-    agent.json  "quota": {"messages_per_second": 14, "source": "config", "share": "fleet", "sessions": 100}
+    agent.json  "quota": {"messages_per_second": 14, "source": "config", "share": "fleet", "sessions": 100,
+                          "transports": {"to-b": 50}}
     source      config, preset: the figure above. ses_get_send_quota: Amazon SES is asked (ses:GetSendQuota)
     share       fleet: divided by the relays in service (`relay_agent.fleet`); node: all of it
                 is this relay's
+    sessions    the concurrency of transport `smtp`; transports: of others whose mail waits for the same rate
 
 `Rate` decides, `relay_agent.pace` lets the messages go. What cannot be found out keeps its last value, the
 account's rate over a reboot too; the relays are one at first. While no rate is known nothing is slowed. In
@@ -15,10 +17,11 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Mapping, Optional
 
 from relay_agent import loops, programs
 from relay_agent import settings as config
@@ -46,16 +49,18 @@ _RELAYS_SECONDS = _FIT_SECONDS = 30.0
 _ROUND_SECONDS = 1.0
 # How long the last of those that wait for their turn at once may have to wait.
 _LONGEST_WAIT_SECONDS = 60.0
+_MOST_AT_FIRST = 20
+_TRANSPORT = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 @dataclass(frozen=True)
 class Quota:
-    """What agent.json says; `sessions` is the concurrency of the image, `host` the account's."""
+    """What agent.json says; `sessions` is each transport's concurrency in the image, `host` the account's."""
 
     messages_per_second: Optional[float]
     source: str
     share: str
-    sessions: int
+    sessions: Mapping[str, int]
     host: str
 
 
@@ -71,20 +76,31 @@ def read_quota(places: Places) -> Optional[Quota]:
     if not isinstance(values, dict):
         raise _invalid("`quota` is no object")
     rate, source = values.get("messages_per_second"), values.get("source", "config")
-    share, sessions = values.get("share", "fleet"), values.get("sessions", 20)
+    share = values.get("share", "fleet")
     if source not in SOURCES or share not in SHARES:
         raise _invalid(f"`quota.source` is one of {', '.join(SOURCES)}, `quota.share` of {', '.join(SHARES)}")
     if rate is not None and not (_is_number(rate) and rate > 0):
         raise _invalid("`quota.messages_per_second` is not a number above 0")
     if rate is None and source != "ses_get_send_quota":
         raise _invalid("`quota.messages_per_second` is missing")
-    if not isinstance(sessions, int) or sessions < 1:
-        raise _invalid("`quota.sessions` is not a whole number above 0")
     try:
         host = str(baked["upstreams"][0]["host"])
     except (LookupError, TypeError):
         raise _invalid("`upstreams` names no host") from None
-    return Quota(None if rate is None else float(rate), source, share, sessions, host)
+    return Quota(None if rate is None else float(rate), source, share, _sessions(values), host)
+
+
+def _sessions(values: Mapping[str, Any]) -> dict[str, int]:
+    """Return the concurrency of `smtp`, which leads to `relayhost`, and of others that lead there too."""
+    others = values.get("transports", {})
+    if not isinstance(others, dict) or not all(map(_TRANSPORT.fullmatch, others)):
+        raise _invalid("`quota.transports` is not an object of transports and their concurrency")
+    sessions = {"smtp": values.get("sessions", 20), **others}
+    for name, count in sessions.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            key = "sessions" if name == "smtp" else f"transports.{name}"
+            raise _invalid(f"`quota.{key}` is not a whole number above 0")
+    return sessions
 
 
 class Account:
@@ -124,30 +140,41 @@ class Account:
 class Sessions:
     """Keeps the concurrency low enough that no message waits too long for its turn; changed on real need.
 
-    That of the transport `smtp` alone, which leads to the account that has the quota: others do not wait.
+    That of all transports whose mail waits: they stand in one queue.
     """
 
-    def __init__(self, postfix: Postfix, baked: int) -> None:
+    def __init__(self, postfix: Postfix, baked: Mapping[str, int]) -> None:
         self._postfix, self._baked = postfix, baked
 
     def fit(self, rate: Optional[float]) -> bool:
-        """Set the limit for this rate and reload; False when it is right already. Errors: Trouble."""
+        """Set the limits for this rate and reload; False when they are right already. Errors: Trouble."""
         wanted = self._baked if rate is None else sessions_for(rate, self._baked)
-        name = "smtp_destination_concurrency_limit"
-        ended = programs.run(self._postfix.command("postconf", "-h", name))
-        if ended.stdout.strip() == str(wanted):
+        limits = {f"{name}_destination_concurrency_limit": count for name, count in wanted.items()}
+        ended = programs.run(self._postfix.command("postconf", *limits))
+        if {f"{name} = {count}" for name, count in limits.items()} <= set(ended.stdout.splitlines()):
             return False
-        initial = f"smtp_initial_destination_concurrency={min(wanted, 20)}"
-        ended = programs.run(self._postfix.command("postconf", "-e", f"{name}={wanted}", initial))
+        for name, count in wanted.items():
+            limits[f"{name}_initial_destination_concurrency"] = min(count, _MOST_AT_FIRST)
+        ended = programs.run(
+            self._postfix.command("postconf", "-e", *(f"{name}={count}" for name, count in limits.items()))
+        )
         if ended.returncode != 0:
-            raise Trouble("postfix-config", f"`postconf -e {name}` failed: {ended.last_line}")
+            raise Trouble("postfix-config", f"`postconf -e {next(iter(limits))}` failed: {ended.last_line}")
         self._postfix.reload()
         return True
 
 
-def sessions_for(rate: float, most: int) -> int:
-    """Return how many messages may wait at once so that the last one waits a minute at most."""
-    return max(1, min(most, int(rate * _LONGEST_WAIT_SECONDS)))
+def sessions_for(rate: float, baked: Mapping[str, int]) -> dict[str, int]:
+    """Return how many messages of each transport may wait at once so that the last one waits a minute.
+
+    What a transport with a low limit of its own leaves goes to the others; each has one at least.
+    """
+    left, wanted = int(rate * _LONGEST_WAIT_SECONDS), {}
+    by_limit = sorted(baked, key=lambda name: baked[name])
+    for number, name in enumerate(by_limit):
+        wanted[name] = max(1, min(baked[name], left // (len(by_limit) - number)))
+        left -= wanted[name]
+    return {name: wanted[name] for name in baked}
 
 
 class Rate:
