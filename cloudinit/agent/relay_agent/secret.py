@@ -126,10 +126,15 @@ class SecretStore:
         self._clients.clear()
 
     def region_of(self, secret: str, configured: str | None) -> str:
-        """Return the region to ask: the configured one, the one in the ARN, or this instance's."""
+        """Return the region to ask: the one in the ARN, the configured one, or this instance's.
+
+        A secret is nowhere but in the region that its ARN names; the configured one may be the provider's.
+        """
         match = _ARN_REGION.match(secret)
-        if configured or match:
-            return configured or (match.group(1) if match else "")
+        if match:
+            return match.group(1)
+        if configured:
+            return configured
         if self._region is None:
             self._region = self._imds.region()
         return self._region
