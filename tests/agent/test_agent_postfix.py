@@ -91,6 +91,25 @@ def test_boot_settings_are_applied_and_only_the_named_port_changes(real: RealPos
     real.run("postfix", "check")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("[relay.invalid]:587, [eu-relay.invalid]:587", "[relay.invalid]:2525, [eu-relay.invalid]:587"),
+        ("[relay.invalid], [relay.invalid.example]:587", "[relay.invalid]:2525, [relay.invalid.example]:587"),
+        ("relay.invalid:587 [backup.invalid]:587", "relay.invalid:2525 [backup.invalid]:587"),
+        # A second account at the same host, as the fallback.
+        ("[relay.invalid]:587, [relay.invalid]:465", "[relay.invalid]:2525, [relay.invalid]:465"),
+        ("[other.invalid]:587", "[relay.invalid]:2525"),
+    ],
+)
+def test_the_port_of_the_first_provider_changes_and_of_no_other(
+    real: RealPostfix, before: str, after: str
+) -> None:
+    real.run("postconf", "-e", f"relayhost={before}")
+    assert real.postfix.apply(settings())
+    assert real.run("postconf", "-h", "relayhost") == after
+
+
 def test_nothing_is_changed_when_boot_json_changes_nothing(real: RealPostfix) -> None:
     before = (real.config / "main.cf").stat().st_mtime_ns
     assert not real.postfix.apply(settings(baked_port=2525))
