@@ -13,7 +13,7 @@ from builder.presets import SecretShape
 from builder.releases import Release
 from builder.render.dkim import agent_dkim
 from builder.render.firewall import HEALTH_PORT, agent_firewall
-from builder.render.routing import account, password_keys
+from builder.render.routing import account, password_keys, transports
 from builder.render.submission import agent_submission
 from builder.render.templates import render_template
 
@@ -61,12 +61,16 @@ def _quota(config: RelayConfig, quota: Quota) -> dict[str, Any]:
     rate = quota.messages_per_second
     if rate is None and quota.rate_source == "preset" and known is not None:
         rate = known.value
-    return {
+    described: dict[str, Any] = {
         "messages_per_second": rate,
         "source": quota.rate_source,
         "share": quota.share,
         "sessions": config.delivery_choice.concurrency,
     }
+    others = {transport.name: transport.concurrency for transport in transports(config) if transport.waits}
+    if others:
+        described["transports"] = others
+    return described
 
 
 def _upstreams(config: RelayConfig) -> list[dict[str, Any]]:

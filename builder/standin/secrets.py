@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 _ADMIN = aws.Credentials("AKIASTANDINADMIN", "only-for-the-stand-in")
+_ARN_REGION = re.compile(r"arn:[a-z-]+:secretsmanager:([a-z0-9-]+):")
 _ACCESS_KEY = re.compile(r"Credential=([^/,]+)/")
 _SIGNATURE_SECONDS = 300  # AWS General Reference, "Signature Version 4": valid for five minutes
 
@@ -119,7 +120,7 @@ class SecretsManager(LocalServer):
         super().__init__(address=address, port=port)
         self.region = region
         self.access_keys = None if access_keys is None else set(access_keys)
-        self._client: SecretsManagerClient | None = None
+        self._clients: dict[str, SecretsManagerClient] = {}
         self._names: set[str] = set()
         self._front = _Front(self)
 
@@ -132,40 +133,49 @@ class SecretsManager(LocalServer):
             for name in tuple(self._names):
                 self.delete(name)
         super().stop()
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
 
     # -- secrets
 
     @property
     def client(self) -> SecretsManagerClient:
         """A client that is let through whatever fault is set."""
-        if self._client is None:
-            self._client = aws.client(
-                "secretsmanager", region=self.region, endpoint=self.endpoint, credentials=_ADMIN
+        return self._client_in(self.region)
+
+    def _client_for(self, name: str) -> SecretsManagerClient:
+        """Return the client of the region where a secret is: that of its ARN, if it is named so."""
+        match = _ARN_REGION.match(name)
+        return self._client_in(match.group(1) if match else self.region)
+
+    def _client_in(self, region: str) -> SecretsManagerClient:
+        if region not in self._clients:
+            self._clients[region] = aws.client(
+                "secretsmanager", region=region, endpoint=self.endpoint, credentials=_ADMIN
             )
-        return self._client
+        return self._clients[region]
 
     def put(self, name: str, value: Mapping[str, str] | str) -> str:
         """Create a secret, or give it a new current version; return the version's id."""
         self._names.add(name)
+        client = self._client_for(name)
         with aws.calling(f"write the secret `{name}`"):
             try:
-                return self.client.create_secret(Name=name, SecretString=_text(value))["VersionId"]
-            except self.client.exceptions.ResourceExistsException:
+                return client.create_secret(Name=name, SecretString=_text(value))["VersionId"]
+            except client.exceptions.ResourceExistsException:
                 return self.rotate(name, value)
 
     def rotate(self, name: str, value: Mapping[str, str] | str) -> str:
         """Give a secret a new current version, the one before becomes AWSPREVIOUS; return the new id."""
         with aws.calling(f"rotate the secret `{name}`"):
-            answer = self.client.put_secret_value(SecretId=name, SecretString=_text(value))
+            answer = self._client_for(name).put_secret_value(SecretId=name, SecretString=_text(value))
             return answer["VersionId"]
 
     def delete(self, name: str) -> None:
         """Delete a secret at once."""
         with aws.calling(f"delete the secret `{name}`"):
-            self.client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
+            self._client_for(name).delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
         self._names.discard(name)
 
     # -- faults

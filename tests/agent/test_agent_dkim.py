@@ -63,7 +63,8 @@ class World:
         self.fetches += 1
         if self.trouble:
             raise self.trouble
-        return SecretVersion(json.dumps(self.secrets[secret]), self.version, 1.0)
+        value = self.secrets[secret]
+        return SecretVersion(value if isinstance(value, str) else json.dumps(value), self.version, 1.0)
 
     def check(self, seconds: float = 61) -> str:
         self.now += seconds
@@ -197,7 +198,9 @@ def test_a_new_version_is_written_and_the_signer_reloaded(world: World) -> None:
         {"private_key": None},
         {"private_key": "hunter22"},
         {"private_key": "-----BEGIN PRIVATE KEY-----\nhunter22\n-----END PRIVATE KEY-----\n"},
+        {"private_key": "-----BEGIN PRIVATE KEY-----\nhunter22\ud800"},
         ["hunter22"],
+        "[" * 100_000,
         "too short",
         "elliptic",
     ],

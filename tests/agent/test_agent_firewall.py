@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 from relay_agent import firewall
-from relay_agent.ctl.policy import firewall_sets, networks_of, not_covered
-from relay_agent.firewall import Plan
+from relay_agent.firewall import Plan, networks_of, not_covered, read_sets
 from relay_agent.places import Places
 from relay_agent.trouble import Trouble
 
@@ -114,6 +113,59 @@ def test_the_submission_port_follows_the_networks_of_the_relay(relay: Relay) -> 
     ]
 
 
+_BAKED = (
+    '{"nftables": [{"set": {"name": "networks4", "elem": [{"prefix": {"addr": "10.0.0.0", "len": 8}}]}}]}'
+)
+# What nft keeps: the networks that were added last.
+_NFT = """\
+case "$1" in
+--json) [ -e {sets} ] && cat {sets} || exit 1 ;;
+*)
+  [ -e {sets} ] || {{ echo 'Error: No such file or directory' >&2; exit 1; }}
+  echo >>{folder}/applied
+  network=$(sed -n 's/^add element .*{{ \\(.*\\)\\/24 }}/\\1/p')
+  echo '{baked}' | sed -e "s/10.0.0.0/$network/" -e 's/"len": 8/"len": 24/' >{sets}
+  ;;
+esac
+"""
+
+
+def test_networks_of_boot_json_come_back_after_a_restart_of_nftables(
+    relay: Relay, fake_tool: FakeTools
+) -> None:
+    sets, applied = relay.postfix.folder / "sets", relay.postfix.folder / "applied"
+    fake_tool("nft", _NFT.format(sets=sets, folder=relay.postfix.folder, baked=_BAKED))
+    sets.write_text(_BAKED)
+    relay.rounds()
+    assert relay.state == "ready"
+    assert "192.0.2.0" in sets.read_text()
+    relay.rounds(100, seconds=2)
+    assert applied.read_text() == "\n"
+    sets.write_text(_BAKED)
+    relay.rounds(35, seconds=2)
+    assert "192.0.2.0" in sets.read_text()
+    assert relay.state == "ready"
+    assert "lost the networks of boot.json" in relay.log.getvalue()
+
+
+def test_a_table_that_has_gone_is_said_and_its_networks_come_back_with_it(
+    relay: Relay, fake_tool: FakeTools
+) -> None:
+    sets = relay.postfix.folder / "sets"
+    fake_tool("nft", _NFT.format(sets=sets, folder=relay.postfix.folder, baked=_BAKED))
+    sets.write_text(_BAKED)
+    relay.rounds()
+    sets.unlink()
+    relay.versions["relay/ses"] = ("v2", "password-2")
+    relay.rounds(35, seconds=2)
+    assert (relay.state, relay.reason) == ("degraded", "firewall")
+    assert relay.map == "localhost user:password-2\n"
+    sets.write_text(_BAKED)
+    relay.rounds(seconds=2)
+    assert relay.state == "ready"
+    assert "192.0.2.0" in sets.read_text()
+
+
 # -- relayctl
 
 
@@ -192,18 +244,30 @@ def test_nftables_gets_the_networks_of_boot_json(
 ) -> None:
     plan = load(tmp_path, submission={**SUBMISSION, "networks": own})
     firewall.allow(plan, ["192.0.2.0/25", "192.0.2.128/25", "192.0.2.7/32", "2001:db8::/32"])
-    found = firewall_sets()
+    found = read_sets()
     assert found is not None
     assert (found["networks4"], found["networks6"]) == (["192.0.2.0/24"], ["2001:db8::/32"])
     assert found["submission4"] == (["192.0.2.0/24"] if own is None else own)
     assert found["submission6"] == (["2001:db8::/32"] if own is None else [])
     firewall.allow(plan, ["10.1.0.0/16"])
-    assert firewall_sets() == {
+    assert read_sets() == {
         "networks4": ["10.1.0.0/16"],
         "networks6": [],
         "submission4": ["10.1.0.0/16"] if own is None else own,
         "submission6": [],
     }
+
+
+@pytest.mark.postfix
+def test_nftables_that_was_started_again_gets_the_networks_back(real_nft: None, tmp_path: Path) -> None:
+    plan = load(tmp_path, submission=SUBMISSION)
+    networks = ["192.0.2.0/25", "192.0.2.128/25", "10.1.2.3/32", "10.2.0.0/24", "10.2.1.0/24", "10.2.2.0/24"]
+    networks.append("2001:db8::/32")
+    firewall.allow(plan, networks)
+    assert not firewall.keep(plan, networks)
+    load(tmp_path, submission=SUBMISSION)
+    assert firewall.keep(plan, networks)
+    assert not firewall.keep(plan, networks)
 
 
 @pytest.mark.postfix

@@ -21,6 +21,10 @@ from tests.agent.relay_world import agent_json, write_json
 SHAPE = Shape("smtp", ("username", "password"), "{username}", "{password}")
 
 
+# JSON that Python's own reader gives up with a RecursionError.
+NESTED = b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n" + b"[" * 50_000
+
+
 @pytest.fixture
 def garbage() -> Iterator[Callable[[bytes], str]]:
     """A server that answers everything with the same bytes; gives its address."""
@@ -54,6 +58,7 @@ def garbage() -> Iterator[Callable[[bytes], str]]:
     [
         (b"SSH-2.0-OpenSSH_9.2\r\n", "imds-unreachable"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", "imds-broken"),
+        (NESTED, "imds-broken"),
     ],
 )
 def test_something_else_in_the_place_of_the_metadata_service_is_said(
@@ -64,10 +69,11 @@ def test_something_else_in_the_place_of_the_metadata_service_is_said(
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\xff\xfe", NESTED])
 def test_something_else_in_the_place_of_secrets_manager_is_said(
-    garbage: Callable[[bytes], str], metadata: Any
+    garbage: Callable[[bytes], str], metadata: Any, answer: bytes
 ) -> None:
-    endpoint = garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\xff\xfe")
+    endpoint = garbage(answer)
     store = SecretStore(Library(), Imds(metadata.endpoint), endpoint=endpoint)
     with pytest.raises(Trouble) as caught:
         store.fetch("relay/ses", "us-east-1")
@@ -79,6 +85,13 @@ def test_an_endpoint_that_is_no_address_is_named_and_does_not_end_the_agent(plac
     write_json(places.agent_json, agent_json())
     write_json(places.boot_json, {"schema": 1, "endpoint": "http://["})
     with pytest.raises(Trouble, match="`endpoint`"):
+        load(places)
+
+
+def test_launch_data_that_is_nested_too_deeply_is_no_json(places: Places) -> None:
+    write_json(places.agent_json, agent_json())
+    places.boot_json.write_text("[" * 100_000)
+    with pytest.raises(Trouble, match="is not JSON"):
         load(places)
 
 

@@ -12,6 +12,7 @@ import pytest
 from relay_agent import mailqueue
 from relay_agent.places import Places
 from relay_agent.postfix import Postfix
+from relay_agent.rate import Sessions
 from relay_agent.settings import Settings, Shape, Upstream
 
 from tests.agent.real_postfix import RealPostfix, real_postfix
@@ -90,6 +91,25 @@ def test_boot_settings_are_applied_and_only_the_named_port_changes(real: RealPos
     real.run("postfix", "check")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("[relay.invalid]:587, [eu-relay.invalid]:587", "[relay.invalid]:2525, [eu-relay.invalid]:587"),
+        ("[relay.invalid], [relay.invalid.example]:587", "[relay.invalid]:2525, [relay.invalid.example]:587"),
+        ("relay.invalid:587 [backup.invalid]:587", "relay.invalid:2525 [backup.invalid]:587"),
+        # A second account at the same host, as the fallback.
+        ("[relay.invalid]:587, [relay.invalid]:465", "[relay.invalid]:2525, [relay.invalid]:465"),
+        ("[other.invalid]:587", "[relay.invalid]:2525"),
+    ],
+)
+def test_the_port_of_the_first_provider_changes_and_of_no_other(
+    real: RealPostfix, before: str, after: str
+) -> None:
+    real.run("postconf", "-e", f"relayhost={before}")
+    assert real.postfix.apply(settings())
+    assert real.run("postconf", "-h", "relayhost") == after
+
+
 def test_nothing_is_changed_when_boot_json_changes_nothing(real: RealPostfix) -> None:
     before = (real.config / "main.cf").stat().st_mtime_ns
     assert not real.postfix.apply(settings(baked_port=2525))
@@ -114,6 +134,7 @@ from relay_agent import mailqueue
 from relay_agent.places import Places
 from relay_agent.places import Places
 from relay_agent.postfix import Postfix
+from relay_agent.rate import Sessions
 places = Places(Path({str(real.root)!r}), smtp_host={real.address!r})
 postfix = Postfix(places, config_dir=Path({str(real.config)!r}))
 postfix.open_port()
@@ -133,3 +154,18 @@ def test_a_queue_that_cannot_be_read_is_said(places: Places, postfix_programs: F
     postfix_programs.postqueue.path.write_text("#!/bin/sh\nexit 69\n")
     with pytest.raises(Exception, match="postqueue -j"):
         list(mailqueue.read(Postfix(places)))
+
+
+def test_the_concurrency_of_a_route_is_a_parameter_like_that_of_smtp(real: RealPostfix) -> None:
+    real.run("postconf", "-Me", "to-b/unix=to-b unix - - n - - smtp")
+    real.run(
+        "postconf", "-e", "smtp_destination_concurrency_limit=100", "to-b_destination_concurrency_limit=50"
+    )
+    sessions = Sessions(real.postfix, {"smtp": 100, "to-b": 50})
+    assert not sessions.fit(None)
+    assert sessions.fit(0.1)
+    assert not sessions.fit(0.1)
+    names = [f"to-b_{kind}destination_concurrency" for kind in ("", "initial_")]
+    assert real.run("postconf", "-h", f"{names[0]}_limit", names[1]).splitlines() == ["3", "3"]
+    assert sessions.fit(None)
+    assert real.run("postconf", "-h", f"{names[0]}_limit") == "50"

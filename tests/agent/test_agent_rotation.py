@@ -7,6 +7,8 @@ import threading
 import pytest
 from relay_agent.maillog import parse
 from relay_agent.places import Places
+from relay_agent.secret import CURRENT, SecretVersion
+from relay_agent.settings import Upstream
 from relay_agent.trouble import Trouble
 
 from tests.agent.relay_world import FakePostfix, agent_json, upstream_json, write_json
@@ -99,6 +101,32 @@ def test_a_535_in_the_log_makes_the_agent_look_early(relay: Relay) -> None:
     relay.rounds(1, seconds=11)
     assert relay.map == "localhost user:password-2\n"
     assert relay.state == "ready"
+
+
+class SlowRelay(Relay):
+    """While its next secret is fetched, the mail log tells of a refused login."""
+
+    is_hinted = False
+
+    def _fetch(self, upstream: Upstream, stage: str = CURRENT) -> SecretVersion:
+        if self.is_hinted:
+            self.is_hinted = False
+            see_log(self, AUTH_LINE)
+        return super()._fetch(upstream, stage)
+
+
+def test_a_535_that_comes_while_the_agent_looks_makes_it_look_again(
+    places: Places, postfix_programs: FakePostfix
+) -> None:
+    relay = SlowRelay(places, postfix_programs)
+    relay.rounds()
+    relay.answers["password-1"] = REFUSED
+    relay.is_hinted = True
+    relay.rounds(seconds=70)
+    relay.rounds(seconds=5)
+    assert (relay.state, relay.fetches) == ("ready", 2)
+    relay.rounds(seconds=6)
+    assert (relay.state, relay.fetches) == ("degraded", 3)
 
 
 def test_a_storm_of_535_is_one_early_look(relay: Relay) -> None:

@@ -58,11 +58,14 @@ def test_the_region_comes_from_the_instance_when_nothing_names_it(
     assert store.region_of(SECRET, None) == "eu-west-3"
 
 
-def test_the_region_of_an_arn_is_used() -> None:
+def test_a_secret_is_asked_for_in_the_region_of_its_arn(store: SecretStore, secrets: SecretsManager) -> None:
     nobody = SecretStore(Library(), Imds("http://127.0.0.1:9"))
     arn = "arn:aws:secretsmanager:ap-south-1:123456789012:secret:relay/ses-AbCdEf"
     assert nobody.region_of(arn, None) == "ap-south-1"
-    assert nobody.region_of(arn, "us-east-1") == "us-east-1"
+    assert nobody.region_of(arn, "us-east-1") == "ap-south-1"
+    assert nobody.region_of(SECRET, "us-east-1") == "us-east-1"
+    secrets.put(arn, {"username": USER, "password": "elsewhere"})
+    assert "elsewhere" in store.fetch(arn, "us-east-1").text
 
 
 def test_no_region_anywhere_is_said(store: SecretStore, metadata: Metadata) -> None:

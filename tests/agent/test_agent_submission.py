@@ -44,7 +44,8 @@ class World:
 
     def __init__(self, places: Places, postfix: FakePostfix, fake_tool: FakeTools) -> None:
         self.places, self.postfix = places, postfix
-        self.now, self.version, self.secret = 0.0, "v1", dict(SECRET)
+        self.now, self.version = 0.0, "v1"
+        self.secret: dict[str, Any] | str = dict(SECRET)
         self.trouble: Trouble | None = None
         self.log = io.StringIO()
         state = postfix.folder
@@ -79,7 +80,8 @@ esac"""
         assert secret == "relay/users"
         if self.trouble:
             raise self.trouble
-        return SecretVersion(json.dumps(self.secret), self.version, 1.0)
+        text = self.secret if isinstance(self.secret, str) else json.dumps(self.secret)
+        return SecretVersion(text, self.version, 1.0)
 
     def check(self, *, may_open: bool = True) -> None:
         self.now += 61
@@ -162,10 +164,13 @@ def test_a_new_version_replaces_the_users_whole(world: World) -> None:
         {"users": {"app": 12345678}},
         {"private_key": None},
         {"certificate": "hunter22"},
+        {"certificate": "-----BEGIN CERTIFICATE-----\nhunter22\ud800"},
+        "hunter22",
+        "[" * 100_000,
     ],
 )
-def test_a_wrong_secret_keeps_it_closed_and_is_named(world: World, wrong: dict[str, Any]) -> None:
-    world.secret = {**SECRET, **wrong}
+def test_a_wrong_secret_keeps_it_closed_and_is_named(world: World, wrong: dict[str, Any] | str) -> None:
+    world.secret = wrong if isinstance(wrong, str) else {**SECRET, **wrong}
     world.check()
     assert not world.is_open
     reason = world.submission.as_json()["reason"]

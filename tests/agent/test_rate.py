@@ -43,7 +43,7 @@ def test_each_relay_gets_its_share_and_a_new_one_changes_it(clock: Clock) -> Non
     assert bucket.rate() == pytest.approx(10 * HEADROOM)
     relays[0] = 5
     assert not share.check()  # not due yet
-    clock.now += 31
+    clock.now += 37
     assert share.check()
     assert bucket.rate() == pytest.approx(8 * HEADROOM)
 
@@ -62,7 +62,7 @@ def test_what_cannot_be_found_out_keeps_its_last_value(clock: Clock) -> None:
     share = Rate("fleet", bucket, account=lambda: 40.0, relays=lambda: answers[0](), monotonic=clock)
     share.check()
     del answers[0]
-    clock.now += 31
+    clock.now += 37
     assert not share.check()
     assert bucket.rate() == pytest.approx(20 * HEADROOM)
     assert share.as_json()["reason"]["code"] == "quota-unknown"
@@ -117,7 +117,7 @@ def test_the_quota_is_read_and_may_be_missing(files: Places) -> None:
     files.agent_json.write_text(json.dumps(agent_json(quota=quota)))
     found = read_quota(files)
     assert found is not None
-    assert (found.messages_per_second, found.share, found.sessions) == (14.0, "node", 100)
+    assert (found.messages_per_second, found.share, found.sessions) == (14.0, "node", {"smtp": 100})
     assert found.host == "localhost"
 
 
@@ -131,6 +131,9 @@ def test_the_quota_is_read_and_may_be_missing(files: Places) -> None:
         {"messages_per_second": 1, "source": "guess"},
         {"messages_per_second": 1, "share": "half"},
         {"messages_per_second": 1, "sessions": 0},
+        {"messages_per_second": 1, "transports": ["to-b"]},
+        {"messages_per_second": 1, "transports": {"to-b": 0}},
+        {"messages_per_second": 1, "transports": {"-M": 1}},
     ],
 )
 def test_a_quota_that_cannot_be_is_refused(files: Places, quota: Any) -> None:
@@ -139,21 +142,77 @@ def test_a_quota_that_cannot_be_is_refused(files: Places, quota: Any) -> None:
         read_quota(files)
 
 
-@pytest.mark.parametrize(("rate", "sessions"), [(500, 100), (1, 60), (0.1, 6), (0.001, 1)])
-def test_no_message_waits_for_its_turn_longer_than_postfix_does(rate: float, sessions: int) -> None:
-    assert sessions_for(rate, 100) == sessions
+@pytest.mark.parametrize(
+    ("rate", "sessions"),
+    [
+        (500, {"smtp": 100}),
+        (1, {"smtp": 60}),
+        (0.1, {"smtp": 6}),
+        (0.001, {"smtp": 1}),
+        (500, {"smtp": 100, "to-b": 50}),
+        (0.1, {"smtp": 3, "to-b": 3}),
+        (1, {"smtp": 30, "to-b": 30}),
+        (2, {"smtp": 70, "to-b": 50}),
+        (0.001, {"smtp": 1, "to-b": 1}),
+    ],
+)
+def test_no_message_waits_for_its_turn_longer_than_postfix_does(
+    rate: float, sessions: dict[str, int]
+) -> None:
+    baked = {"smtp": 100, "to-b": 50}
+    assert sessions_for(rate, {name: baked[name] for name in sessions}) == sessions
 
 
-def test_the_concurrency_is_changed_only_when_it_must(files: Places, fake_tool: FakeTools) -> None:
-    postconf = fake_tool("postconf", 'case "$1" in -h) echo 100;; esac')
+# Keeps what `-e` sets, as main.cf does.
+_POSTCONF = """\
+touch {kept}
+case "$1" in
+-e)
+  shift
+  for pair; do
+    name="${{pair%%=*}}"
+    sed -i "/^$name /d" {kept}
+    echo "$name = ${{pair#*=}}" >>{kept}
+  done
+  ;;
+*) for name; do grep "^$name " {kept} || echo "$name = 100"; done ;;
+esac
+"""
+
+
+def test_the_concurrency_is_changed_only_when_it_must(
+    files: Places, fake_tool: FakeTools, tmp_path: Path
+) -> None:
+    postconf = fake_tool("postconf", _POSTCONF.format(kept=tmp_path / "main.cf"))
     fake_tool("postfix", "exit 0")
-    sessions = Sessions(Postfix(files), 100)
+    sessions = Sessions(Postfix(files), {"smtp": 100})
     assert not sessions.fit(None)
     assert not sessions.fit(50)
     assert sessions.fit(0.5)
+    assert not sessions.fit(0.5)
     assert [call for call in postconf.calls if call[0] == "-e"] == [
         ["-e", "smtp_destination_concurrency_limit=30", "smtp_initial_destination_concurrency=20"]
     ]
+
+
+def test_all_that_wait_for_the_rate_of_one_account_wait_a_minute_at_most(
+    files: Places, fake_tool: FakeTools, tmp_path: Path
+) -> None:
+    main_cf = tmp_path / "main.cf"
+    postconf = fake_tool("postconf", _POSTCONF.format(kept=main_cf))
+    fake_tool("postfix", "exit 0")
+    sessions = Sessions(Postfix(files), {"smtp": 100, "to-b": 100})
+    assert not sessions.fit(None)
+    assert sessions.fit(0.1)
+    assert set(main_cf.read_text().splitlines()) == {
+        "smtp_destination_concurrency_limit = 3",
+        "smtp_initial_destination_concurrency = 3",
+        "to-b_destination_concurrency_limit = 3",
+        "to-b_initial_destination_concurrency = 3",
+    }
+    assert sum(call[0] == "-e" for call in postconf.calls) == 1
+    assert sessions.fit(None)
+    assert "to-b_destination_concurrency_limit = 100" in main_cf.read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -205,6 +264,18 @@ def test_the_share_is_in_force_soon_after_the_start(files: Places, fake_tool: Fa
     assert published.get(timeout=10)["own_per_second"] == pytest.approx(20 * HEADROOM)
 
 
+def test_a_relay_that_starts_again_keeps_the_rate_that_amazon_ses_said_before(
+    files: Places, fake_tool: FakeTools
+) -> None:
+    fake_tool("postconf", "echo 100")
+    files.account_rate.write_text(json.dumps({"host": "localhost", "messages_per_second": 30}))
+    files.boot_json.write_text(json.dumps({"schema": 1, "imds_endpoint": "http://127.0.0.1:9"}))
+    _observe, published, _said = run_start(files, {"source": "ses_get_send_quota", "sessions": 100})
+    shown = published.get(timeout=30)
+    assert shown["in_force_per_second"] == pytest.approx(15 * HEADROOM)
+    assert shown["reason"]["code"] == "imds-unreachable"
+
+
 def test_an_image_with_a_quota_asks_where_the_agent_answers() -> None:
     files = rendered(quota={"messages_per_second": 14})
     table = parameters(files["root/etc/postfix/main.cf"])["smtp_connection_cache_destinations"]
@@ -215,6 +286,26 @@ def test_an_image_with_a_quota_asks_where_the_agent_answers() -> None:
         "share": "fleet",
         "sessions": 100,
     }
+
+
+def test_the_agent_knows_every_transport_that_waits_for_the_rate(files: Places) -> None:
+    text = rendered(
+        quota={"messages_per_second": 14},
+        routes=[
+            {
+                "name": "b",
+                "preset": "ses",
+                "region": "us-east-1",
+                "secret": "relay/b",
+                "sender_domains": ["b.example"],
+            },
+            {"name": "c", "preset": "postmark", "secret": "relay/c", "sender_domains": ["c.example"]},
+        ],
+    )["root/etc/relay/agent.json"]
+    files.agent_json.write_text(text)
+    found = read_quota(files)
+    assert found is not None
+    assert found.sessions == {"smtp": 100, "to-b": 100}
 
 
 def test_an_image_without_a_quota_asks_nobody() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,6 +218,37 @@ def test_reports_stay_here_when_the_provider_takes_no_null_sender() -> None:
     assert "/^Subject:/  FILTER dsn-spool:" in files["root/etc/postfix/notices.regexp"]
     assert "root/usr/lib/relay/bin/keep-dsn" in files
     assert "30d" in files["root/usr/lib/tmpfiles.d/relay-dsn.conf"]
+
+
+_KEEP_DSN = Path(__file__).parents[2] / "cloudinit/postfix/keep-dsn.sh"
+
+
+def _keep(folder: Path, text: str, *, limit: str = "unlimited") -> int:
+    """Keep a report under the same queue id, with files limited to so many blocks."""
+    command = ["sh", "-c", f'ulimit -f {limit}; exec sh {_KEEP_DSN} "$0" 4D2E91A0F3', str(folder)]
+    return subprocess.run(command, input=text, text=True, check=False).returncode
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Path:
+    folder = tmp_path / "relay-dsn"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.allow_programs("sh")
+def test_a_report_never_replaces_another_one_with_its_queue_id(reports: Path) -> None:
+    """Short queue ids are a moment within a second and an inode, which come again within 30 days."""
+    assert _keep(reports, "first") == _keep(reports, "second") == 0
+    assert sorted(path.read_text() for path in reports.glob("4D2E91A0F3*.eml")) == ["first", "second"]
+    assert len(list(reports.iterdir())) == 2
+
+
+@pytest.mark.allow_programs("sh")
+def test_a_report_that_cannot_be_written_leaves_nothing_and_is_tried_again(reports: Path) -> None:
+    assert _keep(reports, "x" * 100_000, limit="1") == 75
+    assert list(reports.iterdir()) == []
+    assert _keep(reports / "missing", "x") == 75
 
 
 def test_notices_to_an_address_are_not_kept_with_the_reports() -> None:

@@ -54,6 +54,20 @@ def test_a_secret_is_read_as_it_was_put(client: SecretsManagerClient) -> None:
     assert json.loads(_read(client)) == {"username": "u", "password": "p"}
 
 
+def test_a_secret_that_is_named_by_its_arn_is_in_its_region(secrets: SecretsManager) -> None:
+    arn = "arn:aws:secretsmanager:eu-west-3:123456789012:secret:relay/ses-AbCdEf"
+    secrets.put(arn, "there")
+    secrets.rotate(arn, "there again")
+    elsewhere = aws.client(
+        "secretsmanager",
+        region="eu-west-3",
+        endpoint=secrets.endpoint,
+        credentials=Credentials(KEY, "x", "token"),
+    )
+    assert elsewhere.get_secret_value(SecretId=arn)["SecretString"] == "there again"
+    elsewhere.close()
+
+
 def test_a_rotation_moves_the_version_before_aside(
     secrets: SecretsManager, client: SecretsManagerClient
 ) -> None:

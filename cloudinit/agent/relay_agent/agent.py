@@ -179,17 +179,18 @@ class Agent:
         return trouble
 
     def _prepare(self, settings: Settings, *, was_ready: bool) -> Trouble | None:
-        """Apply what `boot.json` changes.
+        """Apply what `boot.json` changes, and see that it stays.
 
         A machine that was ready before has it from then and goes on when this fails: with a full disk
         `postconf -e` cannot write, and without a credential the queue that fills it would never be delivered.
         """
-        if self._is_prepared:
-            return None
         try:
-            self._door.prepare(settings)
+            if self._is_prepared:
+                self._door.keep_networks(settings)
+            else:
+                self._door.prepare(settings)
         except Trouble as trouble:
-            if not was_ready:
+            if not (was_ready or self._is_prepared):
                 raise
             return trouble
         self._is_prepared = True

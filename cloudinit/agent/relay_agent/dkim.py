@@ -9,7 +9,6 @@ Port 25 stays closed until every domain's mail is signed, unless `must_sign` is 
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
@@ -22,7 +21,7 @@ from relay_agent.backoff import Backoff
 from relay_agent.logs import Log
 from relay_agent.maps import write_whole
 from relay_agent.places import Places
-from relay_agent.secret import SecretVersion
+from relay_agent.secret import SecretVersion, read_object
 from relay_agent.trouble import Trouble, wrong_plan, wrong_secret
 
 _UNIT = re.compile(r"[a-z-]+\.service")
@@ -232,11 +231,7 @@ def _prove(path: Path, key: Key) -> None:
 
 def _private_key(text: str, secret: str) -> str:
     logs.hide(text)
-    try:
-        document = json.loads(text)
-    except ValueError:
-        document = None
-    key = document.get("private_key") if isinstance(document, dict) else None
+    key = (read_object(text) or {}).get("private_key")
     if not isinstance(key, str) or "PRIVATE KEY-----" not in key:
         raise wrong_secret(secret, '`private_key`: an RSA key in PEM form, in {"private_key": "…"}')
     logs.hide(key)

@@ -20,6 +20,7 @@ from relay_agent.trouble import Trouble
 
 # A delivery that had begun with the old credential fails within seconds; the first flush passes it over.
 _AGAIN_SECONDS = 10.0
+_NETWORKS_SECONDS = 60.0
 
 
 class Door:
@@ -39,6 +40,7 @@ class Door:
         self.room = RoomWatcher(places.spool)
         self._must_refresh = self._must_flush = False
         self._again_at: float | None = None
+        self._networks_due = 0.0
         self._is_written = self._is_shut = self._awaits_start = False
         self._applied: Settings | None = None
         try:
@@ -61,6 +63,18 @@ class Door:
             self._applied = settings
         if settings.boot_networks:
             firewall.allow(firewall.read_plan(self._places), settings.boot_networks)
+        self._networks_due = self._monotonic() + _NETWORKS_SECONDS
+
+    def keep_networks(self, settings: Settings) -> None:
+        """Look, about once a minute, whether the firewall still has the networks of `boot.json`.
+
+        Who starts nftables again gets the networks of the image. Errors: Trouble `firewall`.
+        """
+        if not settings.boot_networks or self._monotonic() < self._networks_due:
+            return
+        if firewall.keep(firewall.read_plan(self._places), settings.boot_networks):
+            self._log.warning("the firewall had lost the networks of boot.json; they are back")
+        self._networks_due = self._monotonic() + _NETWORKS_SECONDS
 
     def submission(self, settings: Settings, fetch: Fetch) -> Submission | None:
         """Return the keeper of the port for clients that log in, in an image that has one."""

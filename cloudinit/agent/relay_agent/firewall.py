@@ -9,11 +9,12 @@ relay.yaml keeps them.
 from __future__ import annotations
 
 import ipaddress
+import json
 from dataclasses import dataclass
-from typing import Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from relay_agent import programs
-from relay_agent.networks import collapse
+from relay_agent.networks import Network, collapse, lies_in
 from relay_agent.places import Places
 from relay_agent.trouble import Trouble, wrong_plan
 
@@ -65,6 +66,69 @@ def allow(plan: Plan, networks: Sequence[str]) -> None:
             f"The firewall did not take the networks of `boot.json`: {_reason(ended)}",
             hint="`systemctl status nftables`; `nft list table inet relay`",
         )
+
+
+def keep(plan: Plan, networks: Sequence[str]) -> bool:
+    """Put the networks back when others are there, as after a start of nftables; True when there were.
+
+    Errors: Trouble `firewall`.
+    """
+    if not plan.enabled or not plan.sets:
+        return False
+    sets = read_sets()
+    if sets is not None and _holds(sets, plan, networks):
+        return False
+    allow(plan, networks)
+    return sets is not None
+
+
+def _holds(sets: Mapping[str, Sequence[str]], plan: Plan, networks: Sequence[str]) -> bool:
+    wanted = collapse(ipaddress.ip_network(network) for network in networks)
+    return all(
+        collapse(networks_of([*sets.get(f"{name}4", ()), *sets.get(f"{name}6", ())])) == wanted
+        for name in plan.sets
+    )
+
+
+def read_sets() -> Optional[Dict[str, List[str]]]:
+    """Return who the firewall lets in, by set; None when there is no table `inet relay`."""
+    try:
+        ended = programs.run(["nft", "--json", "list", "table", "inet", "relay"])
+        entries = json.loads(ended.stdout)["nftables"]
+    except (Trouble, ValueError, KeyError):
+        return None
+    sets = [entry["set"] for entry in entries if isinstance(entry, dict) and "set" in entry]
+    return {found["name"]: [_element(item) for item in found.get("elem", [])] for found in sets}
+
+
+def _element(item: Any) -> str:
+    if isinstance(item, dict) and "prefix" in item:
+        return f"{item['prefix']['addr']}/{item['prefix']['len']}"
+    if isinstance(item, dict) and "range" in item:
+        return "-".join(item["range"])
+    return str(item)
+
+
+def networks_of(members: Iterable[str]) -> List[Network]:
+    """Read networks, addresses and ranges, as nft and Postfix write them.
+
+    nft joins neighbours to a range and leaves `/32` out; Postfix puts IPv6 addresses in brackets.
+    """
+    found: list[Any] = []
+    for member in members:
+        first, dash, last = member.replace("[", "").replace("]", "").partition("-")
+        if dash:
+            bounds: Any = (ipaddress.ip_address(first), ipaddress.ip_address(last))
+            found += ipaddress.summarize_address_range(*bounds)
+        else:
+            found.append(ipaddress.ip_interface(first).network)
+    return found
+
+
+def not_covered(wanted: Iterable[Network], allowed: Iterable[Network]) -> List[Network]:
+    """Return the networks that are not wholly inside the others together."""
+    ours = collapse(allowed)
+    return [network for network in wanted if not any(lies_in(network, other) for other in ours)]
 
 
 def _reason(ended: programs.Ended) -> str:

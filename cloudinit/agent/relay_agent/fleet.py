@@ -4,7 +4,8 @@
     boot.json, agent.json   `fleet_size`: a number, or `auto_scaling` to count this instance's group
     none of these           the group is counted where the instance is in one, else the relay is alone
 
-The first that is there counts. The files are looked at each second, AWS is asked twice a minute.
+The first that is there counts. The files are looked at each second; AWS is asked for the group about twice a
+minute, for the account's rate about every five, and more rarely while it does not answer.
 """
 
 from __future__ import annotations

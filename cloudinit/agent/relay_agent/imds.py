@@ -83,7 +83,7 @@ class Imds:
         try:
             role = self._get(_ROLES).strip().splitlines()[:1]
             document = json.loads(self._get(_ROLES + role[0])) if role else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Trouble(
                 "imds-broken", f"The metadata service at {self.endpoint} did not answer in JSON"
             ) from None

@@ -223,6 +223,9 @@ class Keeper:
         self.due = self._monotonic() + self._poll_seconds * random.uniform(0.9, 1.1)  # noqa: S311
         if self.current is not None and self.current.renew_at is not None:
             self.due = min(self.due, self.current.renew_at)
+        if self._suspect_since is not None and self._checked_at is not None:
+            # A hint that came while this round went on, about a login that may be later than its proof.
+            self.due = min(self.due, self._checked_at + _EARLY_SECONDS)
 
     def _failed(self, trouble: Trouble, version: SecretVersion | None) -> None:
         self.trouble = trouble

@@ -132,7 +132,7 @@ def _refused(host: str, status: int, found: Mapping[str, Any]) -> Trouble:
 def _parse(body: bytes) -> Mapping[str, Any]:
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -86,6 +86,11 @@ class Places:
         return self.root / "var/lib/relay/log-cursor.json"
 
     @property
+    def account_rate(self) -> Path:
+        """What Amazon SES said last of the account's sending rate."""
+        return self.root / "var/lib/relay/account-rate.json"
+
+    @property
     def machine_id(self) -> Path:
         """Differs between two machines that were started from the same disk image."""
         return self.root / "etc/machine-id"

@@ -157,10 +157,11 @@ class Postfix:
         return greeted
 
     def _relayhost(self, host: str, port: int) -> str:
-        """Replace the port of one host in the baked value, which may name several hosts."""
+        """Replace the port of the first provider in the baked value, where a fallback may follow."""
         ended = programs.run(self.command("postconf", "-h", "relayhost"))
-        pattern = re.compile(r"(\[?" + re.escape(host) + r"\]?)(:\d+)?")
-        changed, count = pattern.subn(lambda match: f"{match.group(1)}:{port}", ended.stdout.strip())
+        # The whole host: the fallback's name may contain it, as that of another region does.
+        pattern = re.compile(r"(?<![^\s,])(\[?" + re.escape(host) + r"\]?)(:\d+)?(?![^\s,])")
+        changed, count = pattern.subn(lambda match: f"{match.group(1)}:{port}", ended.stdout.strip(), 1)
         return changed if count else f"[{host}]:{port}"
 
     def _change(self, program: str, *arguments: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -43,6 +44,19 @@ class SecretVersion:
     text: str = field(repr=False)
     version_id: str = ""
     created: float = 0.0
+
+
+def read_object(text: str) -> dict[str, Any] | None:
+    """Return the JSON object that a secret's text is; None when it is none, or when no file can hold it.
+
+    JSON can be nested deeper than Python reads, and spell half a character, which no encoding carries.
+    """
+    try:
+        document = json.loads(text)
+        json.dumps(document, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
 
 
 class Library:
@@ -126,10 +140,15 @@ class SecretStore:
         self._clients.clear()
 
     def region_of(self, secret: str, configured: str | None) -> str:
-        """Return the region to ask: the configured one, the one in the ARN, or this instance's."""
+        """Return the region to ask: the one in the ARN, the configured one, or this instance's.
+
+        A secret is nowhere but in the region that its ARN names; the configured one may be the provider's.
+        """
         match = _ARN_REGION.match(secret)
-        if configured or match:
-            return configured or (match.group(1) if match else "")
+        if match:
+            return match.group(1)
+        if configured:
+            return configured
         if self._region is None:
             self._region = self._imds.region()
         return self._region
@@ -163,6 +182,7 @@ class SecretStore:
             botocore.exceptions.BotoCoreError,
             botocore.parsers.ResponseParserError,
             ValueError,
+            RecursionError,
         ) as error:
             # Also what is no JSON, or no text: a proxy in between.
             raise _by_transport(error, self._endpoint or f"secretsmanager.{region}.amazonaws.com") from None

@@ -175,7 +175,7 @@ class _Reader:
 def _parse(path: Path, where: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         # The message of a JSON error has the place but not the text, so it shows no value.
         raise Trouble("config-invalid", f"`{where}` is not JSON: {error}", lasting=True) from None
     if not isinstance(value, dict):

@@ -10,7 +10,6 @@ Trouble here is reported and tried again; it never closes port 25.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
@@ -24,7 +23,7 @@ from relay_agent.logs import Log
 from relay_agent.maps import write_whole
 from relay_agent.places import Places
 from relay_agent.postfix import Postfix
-from relay_agent.secret import SecretVersion
+from relay_agent.secret import SecretVersion, read_object
 from relay_agent.trouble import Trouble, wrong_plan, wrong_secret
 
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
@@ -185,11 +184,8 @@ class Submission:
 
 def _document(text: str, secret: str) -> dict[str, Any]:
     logs.hide(text)
-    try:
-        document = json.loads(text)
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
+    document = read_object(text)
+    if document is None:
         raise wrong_secret(secret, "a JSON object")
     return document
 

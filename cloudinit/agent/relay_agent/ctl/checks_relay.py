@@ -7,10 +7,13 @@ from typing import Iterator
 from relay_agent import programs, room
 from relay_agent.ctl.context import Context
 from relay_agent.ctl.findings import Finding, ok, warning, wrong
-from relay_agent.ctl.policy import NO_FIREWALL, firewall_sets, networks_of, not_covered
-from relay_agent.firewall import read_plan
+from relay_agent.ctl.policy import NO_FIREWALL
+from relay_agent.firewall import networks_of, not_covered, read_plan, read_sets
 from relay_agent.networks import collapse
 from relay_agent.trouble import Trouble
+
+# nftables alone has the networks of the image; those of `boot.json` come from the agent.
+_RESTORE = "`systemctl restart nftables relay-agent`"
 
 
 def agent(context: Context) -> Iterator[Finding]:
@@ -87,9 +90,9 @@ def _firewall(context: Context, networks: list[str]) -> Iterator[Finding]:
     if not plan.enabled:
         yield ok("firewall", NO_FIREWALL)
         return
-    sets = firewall_sets()
+    sets = read_sets()
     if sets is None:
-        yield warning("firewall", "there is no table `inet relay`", "`systemctl restart nftables`")
+        yield warning("firewall", "there is no table `inet relay`", _RESTORE)
         return
     try:
         wanted = [network for network in networks_of(networks) if not network.is_loopback]
@@ -104,7 +107,7 @@ def _firewall(context: Context, networks: list[str]) -> Iterator[Finding]:
         where = "port 25" if name == "networks" else f"the {name} port"
         if missing:
             text = f"the firewall does not let {missing} to {where}"
-            yield warning("firewall", text, "`systemctl restart nftables relay-agent`")
+            yield warning("firewall", text, _RESTORE)
         else:
             yield ok("firewall", f"lets {shown} to {where}")
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
-import json
 import re
-from typing import Any, Iterable
+from typing import Any
 
-from relay_agent import programs
 from relay_agent.ctl.context import Context
 from relay_agent.firewall import read_plan
-from relay_agent.networks import Network, collapse, lies_in
-from relay_agent.trouble import Trouble
 
 _PARAMETERS = (
     "mynetworks",
@@ -59,47 +54,6 @@ def _rows(context: Context, path: str) -> list[str]:
 def has_firewall(context: Context) -> bool:
     """Say whether the image was baked with a firewall."""
     return read_plan(context.places).enabled
-
-
-def firewall_sets() -> dict[str, list[str]] | None:
-    """Return who the firewall lets in, by set; None when there is no table `inet relay`."""
-    try:
-        ended = programs.run(["nft", "--json", "list", "table", "inet", "relay"])
-        entries = json.loads(ended.stdout)["nftables"]
-    except (Trouble, ValueError, KeyError):
-        return None
-    sets = [entry["set"] for entry in entries if isinstance(entry, dict) and "set" in entry]
-    return {found["name"]: [_element(item) for item in found.get("elem", [])] for found in sets}
-
-
-def _element(item: Any) -> str:
-    if isinstance(item, dict) and "prefix" in item:
-        return f"{item['prefix']['addr']}/{item['prefix']['len']}"
-    if isinstance(item, dict) and "range" in item:
-        return "-".join(item["range"])
-    return str(item)
-
-
-def networks_of(members: Iterable[str]) -> list[Network]:
-    """Read networks, addresses and ranges, as nft and Postfix write them.
-
-    nft joins neighbours to a range and leaves `/32` out; Postfix puts IPv6 addresses in brackets.
-    """
-    found: list[Any] = []
-    for member in members:
-        first, dash, last = member.replace("[", "").replace("]", "").partition("-")
-        if dash:
-            bounds: Any = (ipaddress.ip_address(first), ipaddress.ip_address(last))
-            found += ipaddress.summarize_address_range(*bounds)
-        else:
-            found.append(ipaddress.ip_interface(first).network)
-    return found
-
-
-def not_covered(wanted: Iterable[Network], allowed: Iterable[Network]) -> list[Network]:
-    """Return the networks that are not wholly inside the others together."""
-    ours = collapse(allowed)
-    return [network for network in wanted if not any(lies_in(network, other) for other in ours)]
 
 
 def show_policy(

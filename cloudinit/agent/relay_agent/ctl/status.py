@@ -7,7 +7,8 @@ import time
 from typing import Any
 
 from relay_agent.ctl.context import Context, moment, span
-from relay_agent.ctl.policy import firewall_sets, has_firewall, read_policy, show_policy
+from relay_agent.ctl.policy import has_firewall, read_policy, show_policy
+from relay_agent.firewall import read_sets
 
 _EXAMPLE = "example: relayctl status --json | jq .queue.total"
 # It writes every five seconds.
@@ -26,7 +27,7 @@ def run(context: Context, arguments: argparse.Namespace) -> int:
     status = context.status()
     status["policy"] = read_policy(context)
     status["has_firewall"] = has_firewall(context)
-    status["firewall"] = firewall_sets() if status["has_firewall"] else None
+    status["firewall"] = read_sets() if status["has_firewall"] else None
     if arguments.json:
         context.out.json(status)
         return 0
