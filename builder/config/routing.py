@@ -109,7 +109,8 @@ class Route(ProviderChoice):
     """Mail of some senders, or to some recipients, through another provider or account.
 
     Either `sender_domains` (of the envelope sender) or `recipient_domains`; a route by recipient wins over
-    one by sender, as in Postfix. A domain means itself and its subdomains.
+    one by sender, as in Postfix. A domain means itself and its subdomains; of two that hold an address the
+    one further down counts, in whatever order they are.
     """
 
     name: Annotated[str, AfterValidator(_route_name)]
