@@ -133,7 +133,7 @@ def _read(file: Any, kind: Kind) -> dict[str, Any]:
 
     source = getattr(file, "name", "stdin")
     try:
-        text = file.read()
+        text = file.read().removeprefix("\ufeff")  # Windows writes a byte order mark
     except UnicodeDecodeError:
         raise ConfigError(source, ["this is not UTF-8 text"], hint=kind.hint) from None
     return kind.parse(text, source=source)
@@ -146,7 +146,7 @@ def _ask(kind: Kind) -> dict[str, str]:
 
     if not isinstance(kind, Credential):
         raise BuilderError(f"The secret `{kind.name}` holds {kind.what}, more than one types", hint=kind.hint)
-    shape = kind.choice.provider.secret_shapes[0]
+    shape = kind.choice.secret_shapes[0]
     console.say(f"How to get it: `builder presets {kind.choice.preset}`")
     return {
         field: click.prompt(f"{field} ({meaning})", hide_input=True, err=True)
