@@ -89,9 +89,9 @@ class Credential(Kind):
         return shape, values
 
     def _unlike(self, document: Mapping[str, Any]) -> str:
-        shapes = self.choice.secret_shapes
-        wanted = " or ".join("{" + ", ".join(f'"{field}"' for field in shape.fields) + "}" for shape in shapes)
+        shapes = [", ".join(f'"{field}"' for field in shape.fields) for shape in self.choice.secret_shapes]
         names = (f"`{name}`" if _SHOWABLE.fullmatch(name) else "one not shown here" for name in document)
+        wanted = " or ".join(f"{{{fields}}}" for fields in shapes)
         return f"the fields are {', '.join(names) or 'none'}, expected {wanted}"
 
     def _hint(self, document: Mapping[str, Any]) -> str:
