@@ -104,6 +104,14 @@ class RelayConfig(ProviderChoice):
         return self.dsn.from_clients or ("pass" if accepts and accepts.value else "reject")
 
     @property
+    def notice_sender(self) -> str | None:
+        """The sender of notices, which the provider must know; None where none are sent."""
+        rewrite = self.hygiene.sender_rewrite
+        if self.dsn.address is None:
+            return None
+        return self.dsn.sender or (rewrite.address if rewrite else self.dsn.address)
+
+    @property
     def aws_region(self) -> str | None:
         """The region of Secrets Manager; None: the instance finds its own."""
         own = self.region if self.region and is_aws_region(self.region) else None
