@@ -12,7 +12,7 @@ from builder.config.checks_clients import check_clients
 from builder.config.checks_rules import check_rules
 from builder.config.checks_senders import check_null_sender, check_replaced
 from builder.config.problem import Problem, Where
-from builder.config.routing import ProviderChoice, is_aws_region
+from builder.config.routing import ProviderChoice, arn_region, is_aws_region
 from builder.config.wording import key_name
 from builder.presets import Preset, Sourced, preset_names
 
@@ -221,6 +221,7 @@ def _names(config: RelayConfig) -> Iterator[Problem]:
     if config.secret_region is not None and not is_aws_region(config.secret_region):
         text = f"is `{config.secret_region[:60]}`, expected an AWS region such as `us-east-1`"
         yield Problem(("secret_region",), text)
+    yield from _contradicted_region(config)
     known = config.preset in preset_names()
     hosts = config.provider.hosts.value.values() if known else ()
     if config.hostname in (config.upstream.host, *(host.format(region=config.region) for host in hosts)):
@@ -236,6 +237,25 @@ def _names(config: RelayConfig) -> Iterator[Problem]:
     ]:
         text = "is the provider's own secret; users must not be able to log in with it"
         yield Problem(("submission", "secret"), text, "Make a secret of its own for the users")
+
+
+def _contradicted_region(config: RelayConfig) -> Iterator[Problem]:
+    """Refuse a region in which a secret is not by its own ARN."""
+    choices, keys = _choices(config), config.dkim.keys if config.dkim else ()
+    secrets: list[tuple[Where, str | None]] = [
+        ((*where, "secret"), choice.secret) for where, choice in choices
+    ]
+    if config.submission:
+        secrets.append((("submission", "secret"), config.submission.secret))
+    secrets += [(("dkim", "keys", index, "secret"), key.secret) for index, key in enumerate(keys)]
+    said = config.secret_region
+    for where, secret in secrets:
+        region = arn_region(secret)
+        if said and region and region != said:
+            text = f"is `{said[:60]}`, but `{key_name(where)}` is in `{region}`, as its ARN says"
+            yield Problem(
+                ("secret_region",), text, f"Remove the line; give secrets in `{said[:60]}` by their ARNs"
+            )
 
 
 def _warm_up(config: RelayConfig) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from builder import aws
 from builder import secret as secrets
 from builder.config import load_config
 from builder.errors import BuilderError, ConfigError
@@ -232,3 +233,19 @@ def test_the_secret_of_the_second_provider_in_relay_yaml_has_that_ones_shape(
     code, _out, err = run(capsys, "secret", "put", "--endpoint", manager.endpoint, "--file", "key.json")
     assert code == 1
     assert "access_key_id" in err
+
+
+def test_a_secret_is_sought_in_the_region_of_its_arn(
+    manager: SecretsManager,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    client = aws.client("secretsmanager", region="eu-west-1", endpoint=manager.endpoint)
+    arn = client.create_secret(Name="relay/other", SecretString=json.dumps(KEY))["ARN"]
+    (tmp_path / "relay.yaml").write_text(f"preset: ses\nregion: us-east-1\nsecret: {arn}\n")
+
+    for name in ([], [arn]):
+        code, out, _err = run(capsys, "secret", "show", *name, "--endpoint", manager.endpoint, "--json")
+        assert (code, json.loads(out)["region"]) == (0, "eu-west-1")
