@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from builder import aws
-from builder.config import ProviderChoice
+from builder.config import ProviderChoice, arn_region
 from builder.errors import BuilderError
 from builder.secret_kinds import Credential, Kind
 from builder.standin.sample import derive_ses_password
@@ -38,16 +38,23 @@ class Described:
 def put(kind: Kind, secret: Mapping[str, Any], *, region: str, endpoint: str | None = None) -> str:
     """Store a secret under its configured name, as its new current version; return the version's id.
 
-    The version before stays as AWSPREVIOUS. Errors: ConfigError for what a relay would not take; AwsError.
+    The version before stays as AWSPREVIOUS. A secret that is not there is made, but none by its ARN.
+    Errors: ConfigError for what a relay would not take; AwsError.
     """
     kind.shape_of(secret, source=f"secret `{kind.name}`")
     client = aws.client("secretsmanager", region=region, endpoint=endpoint)
     with aws.calling(f"store the secret `{kind.name}` in `{region}`"):
         text = json.dumps(dict(secret))
+        # In this order: who only rotates a secret may not create any.
         try:
-            return client.create_secret(Name=kind.name, SecretString=text)["VersionId"]
-        except client.exceptions.ResourceExistsException:
             return client.put_secret_value(SecretId=kind.name, SecretString=text)["VersionId"]
+        except client.exceptions.ResourceNotFoundException:
+            if arn_region(kind.name):
+                raise BuilderError(
+                    f"There is no secret `{kind.name}` in `{region}`",
+                    hint="Correct the ARN, or create the secret by its name first: AWS makes the ARN then",
+                ) from None
+            return client.create_secret(Name=kind.name, SecretString=text)["VersionId"]
 
 
 def show(kind: Kind, *, region: str, endpoint: str | None = None) -> Described:

@@ -15,7 +15,7 @@ from builder.config import load_config
 from builder.errors import BuilderError, ConfigError
 from builder.secret_kinds import Credential
 from builder.standin.provider import Provider
-from builder.standin.secrets import SecretsManager
+from builder.standin.secrets import SecretFault, SecretsManager
 from tests.unit.standin_client import PASSWORD
 from tests.unit.test_cli import run
 
@@ -62,6 +62,27 @@ def test_putting_again_makes_a_new_version(manager: SecretsManager, ses: Credent
 
     assert first != second
     assert secrets.show(ses, region=REGION, endpoint=manager.endpoint).version == second
+
+
+def test_who_may_only_rotate_a_secret_can_put(manager: SecretsManager, ses: Credential) -> None:
+    secrets.put(ses, KEY, region=REGION, endpoint=manager.endpoint)
+    manager.fail(SecretFault.DENIED, operation="CreateSecret")
+
+    assert secrets.put(ses, KEY, region=REGION, endpoint=manager.endpoint)
+
+
+def test_a_secret_may_be_put_by_its_arn_and_is_never_made_by_it(manager: SecretsManager) -> None:
+    def put(arn: str) -> str:
+        kind = Credential(load_config(None, {"preset": "ses", "region": REGION, "secret": arn}))
+        return secrets.put(kind, KEY, region=REGION, endpoint=manager.endpoint)
+
+    arn = manager.client.create_secret(Name="relay/ses", SecretString="{}")["ARN"]
+    assert put(arn)
+
+    with pytest.raises(BuilderError, match="There is no secret `arn:aws:") as caught:
+        put(arn.replace("relay/ses", "relay/other"))
+    assert "create the secret by its name first" in (caught.value.hint or "")
+    assert "CreateSecret" not in {call.operation for call in manager.calls}
 
 
 def test_fields_that_no_shape_has_are_refused_without_their_values(
