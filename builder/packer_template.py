@@ -17,7 +17,16 @@ from builder.packer import BUILDERS, PLUGINS, Packer, Target
 
 VALUES_FILE = "run.auto.pkrvars.json"
 SCRIPTS = ("install.sh", "configure.sh", "seal.sh", "finish.sh", "diag.sh")
-_SOURCES = re.compile(r"(\bsources\s*=\s*)\[([^\]]*)\]")
+# What may hold anything without meaning it: text in quotes or as a heredoc, and comments.
+_QUOTED = r'"(?:[^"\\\n]|\\.)*"'
+_COMMENT = r"#[^\n]*|//[^\n]*|/\*.*?\*/"
+_HEREDOC = r"<<-?(?P<end>\w+)\n.*?^[ \t]*(?P=end)[ \t]*$"
+_LIST = rf"(?P<head>\bsources\s*=\s*)\[(?P<list>(?>{_QUOTED}|{_COMMENT}|[^\]])*+)\]"
+_SOURCES = re.compile(
+    "|".join((_LIST, _QUOTED, _HEREDOC, _COMMENT)),
+    re.DOTALL | re.MULTILINE,
+)
+_ITEM = re.compile(rf"(?P<quoted>{_QUOTED})|{_COMMENT}", re.DOTALL)
 _REFERENCE = re.compile(r"(?<![\w.])var\.([A-Za-z_][\w-]*)")
 # What begins, ends or escapes an expression in the text of a template (HCL's specification, "Templates").
 _IN_TEXT = re.compile(r"(?P<escaped>\$\${|%%{|\\[\\\"])|(?P<code>[$%]{)|(?P<quote>\")", re.ASCII)
@@ -338,8 +347,11 @@ def _narrow(text: str, builder: str) -> str:
     """Keep only the sources of one builder: a Packer without the other's plugin refuses the build."""
 
     def keep(match: re.Match[str]) -> str:
-        names = [item.strip() for item in match.group(2).split(",") if item.strip()]
+        if match["head"] is None:
+            return match.group()
+        listed = _ITEM.sub(lambda item: item["quoted"] or " ", match["list"])
+        names = [item.strip() for item in listed.split(",") if item.strip()]
         kept = [item for item in names if f"source.{builder}." in item]
-        return f"{match.group(1)}[{', '.join(kept or names)}]"
+        return match.group() if kept in ([], names) else f"{match['head']}[{', '.join(kept)}]"
 
     return _SOURCES.sub(keep, text)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hcl2
 import pytest
 
 from builder import packer_template
@@ -236,6 +237,47 @@ def test_staged_template_has_one_target_and_the_values(folder: Path, tmp_path: P
     assert 'sources = ["source.qemu.relay"]' in (into / "build.pkr.hcl").read_text()
     assert json.loads((into / "run.auto.pkrvars.json").read_text()) == {"name": 'a "quoted" ${name}'}
     assert "amazon-ebs" in (folder / "build.pkr.hcl").read_text()
+
+
+BOTH = '"source.qemu.relay", "source.amazon-ebs.relay"'
+
+
+@pytest.mark.parametrize(
+    ("written", "staged"),
+    [
+        (f"sources = [{BOTH}]", 'sources = ["source.qemu.relay"]'),
+        (
+            'sources = [\n "source.qemu.relay" # only here\n]',
+            'sources = [\n "source.qemu.relay" # only here\n]',
+        ),
+        (
+            'sources = [\n  # "source.qemu.old",\n  "source.qemu.relay", // [this]\n  /* , */\n'
+            '  "source.amazon-ebs.relay",\n]',
+            'sources = ["source.qemu.relay"]',
+        ),
+        (
+            f"# sources = [{BOTH},\nsources = [{BOTH}]",
+            f'# sources = [{BOTH},\nsources = ["source.qemu.relay"]',
+        ),
+        (f'x = "sources = [{BOTH[1:-1]}]"', f'x = "sources = [{BOTH[1:-1]}]"'),
+        (
+            f'x = <<-END\n  sources = [{BOTH}] /* "\n  END\n',
+            f'x = <<-END\n  sources = [{BOTH}] /* "\n  END\n',
+        ),
+        ('sources = ["source.amazon-ebs.relay"]', 'sources = ["source.amazon-ebs.relay"]'),
+        ("sources = [", "sources = ["),
+    ],
+    ids=["both", "comment", "comments", "list in a comment", "in quotes", "heredoc", "other", "no end"],
+)
+def test_the_sources_of_the_other_target_are_left_out_and_nothing_else(written: str, staged: str) -> None:
+    assert packer_template._narrow(written, "qemu") == staged
+
+
+def test_what_is_staged_of_a_list_with_comments_can_be_read(folder: Path, tmp_path: Path) -> None:
+    lines = ['# "source.qemu.old",', '"source.qemu.relay", # here', '"source.amazon-ebs.relay", // [there]']
+    write(folder, build="build {\n  sources = [\n    " + "\n    ".join(lines) + "\n  ]\n}\n")
+    into = packer_template.stage(folder, tmp_path / "run", packer=OLD, target="qemu", values={"name": "x"})
+    assert hcl2.loads((into / "build.pkr.hcl").read_text())["build"][0]["sources"] == ['"source.qemu.relay"']
 
 
 def test_plugin_that_is_installed_needs_no_init(folder: Path, tmp_path: Path, fake_tool: FakeTools) -> None:
