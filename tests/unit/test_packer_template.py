@@ -312,6 +312,17 @@ def test_folder_without_a_template_is_an_error(tmp_path: Path) -> None:
         packer_template.stage(tmp_path, tmp_path / "run", packer=OLD, target="qemu", values={})
 
 
+def test_folders_and_hidden_files_are_no_part_of_a_template(folder: Path, tmp_path: Path) -> None:
+    (folder / "old.pkr.hcl").mkdir()
+    (folder / "old.auto.pkrvars.hcl").mkdir()
+    # An editor's lock: a link that leads nowhere.
+    (folder / ".#build.pkr.hcl").symlink_to("me@host.1234")
+    into = packer_template.stage(folder, tmp_path / "run", packer=OLD, target="qemu", values={"name": "x"})
+    assert sorted(path.name for path in into.glob("*.hcl")) == [
+        "build.pkr.hcl", "source.qemu.pkr.hcl", "variables.pkr.hcl",
+    ]  # fmt: skip
+
+
 def test_our_own_template_declares_what_it_uses(repository: Path) -> None:
     template = packer_template.read(repository / "packer")
     assert set(template.references) <= set(template.variables)
