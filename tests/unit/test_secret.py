@@ -220,6 +220,15 @@ def test_without_a_terminal_the_secret_is_read_from_stdin(
     assert "not a JSON object" in err
 
 
+@pytest.mark.parametrize("more", [(), ("--file", "-")], ids=["without a file", "with a file"])
+def test_a_closed_stdin_is_an_empty_one(
+    more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    code, _out, err = run(capsys, "secret", "put", "relay/ses", *more)
+    assert (code, "error: stdin: this is not a JSON object" in err) == (1, True)
+
+
 def test_a_name_that_ends_in_a_preset_says_the_preset_too(
     manager: SecretsManager,
     tmp_path: Path,
