@@ -23,3 +23,16 @@ def folder(name: str) -> Path:
 def read(name: str, relative: str) -> str:
     """Return a text file of a data folder; they are UTF-8, whatever this machine's locale says."""
     return (folder(name) / relative).read_text(encoding="utf-8")
+
+
+def files_below(folder: Path) -> list[Path]:
+    """List the files under a folder in order, without what Python, editors and Git leave there."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(map(_is_left_behind, path.relative_to(folder).parts))
+    ]
+
+
+def _is_left_behind(name: str) -> bool:
+    return name == "__pycache__" or name.startswith(".")

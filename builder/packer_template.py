@@ -17,7 +17,16 @@ from builder.packer import BUILDERS, PLUGINS, Packer, Target
 
 VALUES_FILE = "run.auto.pkrvars.json"
 SCRIPTS = ("install.sh", "configure.sh", "seal.sh", "finish.sh", "diag.sh")
-_SOURCES = re.compile(r"(\bsources\s*=\s*)\[([^\]]*)\]")
+# What may hold anything without meaning it: text in quotes or as a heredoc, and comments.
+_QUOTED = r'"(?:[^"\\\n]|\\.)*"'
+_COMMENT = r"#[^\n]*|//[^\n]*|/\*.*?\*/"
+_HEREDOC = r"<<-?(?P<end>\w+)\n.*?^[ \t]*(?P=end)[ \t]*$"
+_LIST = rf"(?P<head>\bsources\s*=\s*)\[(?P<list>(?>{_QUOTED}|{_COMMENT}|[^\]])*+)\]"
+_SOURCES = re.compile(
+    "|".join((_LIST, _QUOTED, _HEREDOC, _COMMENT)),
+    re.DOTALL | re.MULTILINE,
+)
+_ITEM = re.compile(rf"(?P<quoted>{_QUOTED})|{_COMMENT}", re.DOTALL)
 _REFERENCE = re.compile(r"(?<![\w.])var\.([A-Za-z_][\w-]*)")
 # What begins, ends or escapes an expression in the text of a template (HCL's specification, "Templates").
 _IN_TEXT = re.compile(r"(?P<escaped>\$\${|%%{|\\[\\\"])|(?P<code>[$%]{)|(?P<quote>\")", re.ASCII)
@@ -48,7 +57,7 @@ def stage(folder: Path, into: Path, *, packer: Packer, target: Target, values: M
     installed = PLUGINS[target] in packer.plugins()
     with_plugins = installed or not packer.bundles_plugins
     into.mkdir(parents=True, exist_ok=True)
-    for path in sorted(folder.glob("*.pkr*")):
+    for path in _files(folder, "*.pkr*"):
         if _is_wanted(path.name, target=target, with_plugins=with_plugins):
             text = _narrow(_text(path), BUILDERS[target])
             (into / _staged_name(path.name)).write_text(text, encoding="utf-8")
@@ -69,7 +78,7 @@ def script_files(folder: Path) -> dict[str, Path]:
             f"`{scripts}` has no {', '.join(f'`{name}`' for name in missing)}",
             hint="Copy the folder `scripts` of builder's own template, then change it",
         )
-    return {f"scripts/{path.name}": path for path in sorted(scripts.iterdir()) if path.is_file()}
+    return {f"scripts/{path.name}": path for path in assets.files_below(scripts) if path.parent == scripts}
 
 
 def check(
@@ -113,14 +122,20 @@ def read(folder: Path, *, target: Target | None = None) -> Template:
     Errors: ConfigError with file, line and column.
     """
     template = Template()
-    for path in sorted(folder.glob("*.pkr.hcl")):
+    for path in _files(folder, "*.pkr.hcl"):
         if target is None or _is_wanted(path.name, target=target, with_plugins=True):
             _collect(template, _read_hcl(path), path.name)
     return template
 
 
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """List the files of a template: no folders, which Packer passes over, and nothing that editors hide."""
+    found = sorted(folder.glob(pattern))
+    return [path for path in found if not path.is_dir() and not path.name.startswith(".")]
+
+
 def _require_template(folder: Path) -> None:
-    if not any(folder.glob("*.pkr.hcl")):
+    if not _files(folder, "*.pkr.hcl"):
         raise BuilderError(
             f"`{folder}` holds no `*.pkr.hcl` file",
             hint="Point `--packer-dir` at a folder with a Packer template",
@@ -314,7 +329,7 @@ def _kind(value: Any) -> str:
 def _user_values(folder: Path, target: Target) -> dict[str, Any]:
     """Values that a user's own folder brings along; ours are read last and win."""
     values: dict[str, Any] = {}
-    for path in sorted(folder.glob("*.auto.pkrvars.*")):
+    for path in _files(folder, "*.auto.pkrvars.*"):
         if not _is_wanted(path.name, target=target, with_plugins=True):
             continue
         if path.name.endswith(".json"):
@@ -338,8 +353,11 @@ def _narrow(text: str, builder: str) -> str:
     """Keep only the sources of one builder: a Packer without the other's plugin refuses the build."""
 
     def keep(match: re.Match[str]) -> str:
-        names = [item.strip() for item in match.group(2).split(",") if item.strip()]
+        if match["head"] is None:
+            return match.group()
+        listed = _ITEM.sub(lambda item: item["quoted"] or " ", match["list"])
+        names = [item.strip() for item in listed.split(",") if item.strip()]
         kept = [item for item in names if f"source.{builder}." in item]
-        return f"{match.group(1)}[{', '.join(kept or names)}]"
+        return match.group() if kept in ([], names) else f"{match['head']}[{', '.join(kept)}]"
 
     return _SOURCES.sub(keep, text)

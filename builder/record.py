@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from builder import base_store, console
+from builder import assets, base_store, console
 from builder.config import RelayConfig
 from builder.errors import BuilderError
 
@@ -129,8 +129,7 @@ def digest_of_values(values: Mapping[str, Any]) -> str:
 
 def files_of_folder(folder: Path) -> dict[str, Path]:
     """Return the files under a folder by their relative names, for `digest_of`."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path for path in found}
+    return {path.relative_to(folder).as_posix(): path for path in assets.files_below(folder)}
 
 
 def describe_file(path: Path) -> Artifact:

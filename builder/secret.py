@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from builder import aws
-from builder.config import ProviderChoice
+from builder.config import ProviderChoice, arn_region
 from builder.errors import BuilderError
-from builder.presets import SecretShape
-from builder.secret_kinds import Credential, Kind, find_shape
+from builder.secret_kinds import Credential, Kind
 from builder.standin.sample import derive_ses_password
 
 _LOG_IN_SECONDS = 20
@@ -39,16 +38,23 @@ class Described:
 def put(kind: Kind, secret: Mapping[str, Any], *, region: str, endpoint: str | None = None) -> str:
     """Store a secret under its configured name, as its new current version; return the version's id.
 
-    The version before stays as AWSPREVIOUS. Errors: ConfigError for what a relay would not take; AwsError.
+    The version before stays as AWSPREVIOUS. A secret that is not there is made, but none by its ARN.
+    Errors: ConfigError for what a relay would not take; AwsError.
     """
     kind.shape_of(secret, source=f"secret `{kind.name}`")
     client = aws.client("secretsmanager", region=region, endpoint=endpoint)
     with aws.calling(f"store the secret `{kind.name}` in `{region}`"):
         text = json.dumps(dict(secret))
+        # In this order: who only rotates a secret may not create any.
         try:
-            return client.create_secret(Name=kind.name, SecretString=text)["VersionId"]
-        except client.exceptions.ResourceExistsException:
             return client.put_secret_value(SecretId=kind.name, SecretString=text)["VersionId"]
+        except client.exceptions.ResourceNotFoundException:
+            if arn_region(kind.name):
+                raise BuilderError(
+                    f"There is no secret `{kind.name}` in `{region}`",
+                    hint="Correct the ARN, or create the secret by its name first: AWS makes the ARN then",
+                ) from None
+            return client.create_secret(Name=kind.name, SecretString=text)["VersionId"]
 
 
 def show(kind: Kind, *, region: str, endpoint: str | None = None) -> Described:
@@ -84,15 +90,13 @@ def check(kind: Kind, *, region: str, endpoint: str | None = None, ca_pem: str |
     client = aws.client("secretsmanager", region=region, endpoint=endpoint)
     with aws.calling(f"read the secret `{name}` in `{region}`"):
         text = client.get_secret_value(SecretId=name).get("SecretString", "")
-    secret = kind.parse(text, source=f"secret `{name}`")
-    user, password = _credential(config, secret)
+    source = f"secret `{name}`"
+    shape, user, password = _login(kind, kind.parse(text, source=source), source=source)
     host, port = config.upstream_host, config.upstream_port
     try:
         with _connect(config, _trust(ca_pem)) as session:
             session.login(user, password)
-            return (
-                f"`{host}` port {port} accepted the secret `{name}` (shape `{_shape(config, secret).name}`)"
-            )
+            return f"`{host}` port {port} accepted the secret `{name}` (shape `{shape}`)"
     except smtplib.SMTPAuthenticationError as error:
         reply = (
             error.smtp_error.decode(errors="replace")
@@ -139,19 +143,15 @@ def _connect(config: ProviderChoice, context: ssl.SSLContext) -> smtplib.SMTP:
     return session
 
 
-def _shape(config: ProviderChoice, secret: Mapping[str, str]) -> SecretShape:
-    return find_shape(config.provider.secret_shapes, secret, source=f"secret `{config.secret_name}`")
-
-
-def _credential(config: ProviderChoice, secret: Mapping[str, str]) -> tuple[str, str]:
-    """Return user name and password as the provider gets them."""
-    shape = _shape(config, secret)
+def _login(kind: Credential, document: Mapping[str, Any], *, source: str) -> tuple[str, str, str]:
+    """Return the name of the shape, and user name and password as the provider gets them."""
+    shape, values = kind.read(document, source=source)
     if shape.mechanism != "password":
         raise BuilderError(
-            f"The secret `{config.secret_name}` is for OAuth 2.0 (`{shape.name}`), which only a relay tries",
+            f"The secret `{kind.name}` is for OAuth 2.0 (`{shape.name}`), which only a relay tries",
             hint="See `relayctl doctor` in a running relay",
         )
-    password = shape.password.format_map(secret)
+    password = shape.password.format_map(values)
     if shape.derive == "ses_smtp_v4":
-        password = derive_ses_password(password, config.region or "us-east-1")
-    return shape.username.format_map(secret), password
+        password = derive_ses_password(password, kind.choice.region or "us-east-1")
+    return shape.name, shape.username.format_map(values), password

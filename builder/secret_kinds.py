@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,11 @@ from builder.config import ProviderChoice, RelayConfig
 from builder.errors import ConfigError
 from builder.presets import SecretShape
 
-# The agent in the relay takes the same: relay_agent/submission.py and dkim.py.
+# The agent in the relay takes the same: relay_agent/credential.py, submission.py and dkim.py.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+# A name that is longer or odder than this could be a secret that was stored as a key.
+_SHOWABLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 _SHORTEST_PASSWORD = 8
 # RFC 8301, 3.2: verifiers do not take fewer.
@@ -38,8 +42,8 @@ class Kind(abc.ABC):
     def parse(self, text: str, *, source: str) -> dict[str, Any]:
         """Read the JSON object of a secret. Errors: ConfigError."""
         try:
-            raw = json.loads(text.removeprefix("\ufeff"))  # Windows writes a byte order mark
-        except ValueError:
+            raw = json.loads(text)
+        except (ValueError, RecursionError):
             raw = None
         if not isinstance(raw, dict):
             raise ConfigError(source, ["this is not a JSON object"], hint=self.hint)
@@ -62,16 +66,39 @@ class Credential(Kind):
         super().__init__(choice.secret_name, what="a provider's credential", hint=hint)
         self.choice = choice
 
-    def parse(self, text: str, *, source: str) -> dict[str, str]:
-        """Read the JSON object of a secret. Errors: ConfigError."""
-        document = super().parse(text, source=source)
-        if not all(isinstance(value, str) for value in document.values()):
-            raise ConfigError(source, ["this is not a JSON object whose values are text"], hint=self.hint)
-        return document
-
     def shape_of(self, document: Mapping[str, Any], *, source: str) -> str:
         """Return the name of the shape that a secret has. Errors: ConfigError for one that has none."""
-        return find_shape(self.choice.provider.secret_shapes, document, source=source).name
+        return self.read(document, source=source)[0].name
+
+    def read(self, document: Mapping[str, Any], *, source: str) -> tuple[SecretShape, dict[str, str]]:
+        """Return a secret's shape and the values of its fields, by the rules of the agent.
+
+        It is the first shape whose fields are all there, whatever is in them. Errors: ConfigError with every
+        field that will not do.
+        """
+        shape = _first_shape(self.choice.secret_shapes, document)
+        if shape is None:
+            raise ConfigError(source, [self._unlike(document)], hint=self._hint(document))
+        # A line break that `echo` or an editor has put at the end is left out there too.
+        values = {name: _without_line_end(document[name]) for name in shape.fields}
+        problems = [f"`{name}` {wrong}" for name, value in values.items() if (wrong := _unfit(value))]
+        if not problems and ":" in shape.username.format_map(values):
+            problems = ["the user name has a colon in it, at which Postfix would end it"]
+        if problems:
+            raise ConfigError(source, problems, hint=self.hint)
+        return shape, values
+
+    def _unlike(self, document: Mapping[str, Any]) -> str:
+        shapes = [", ".join(f'"{field}"' for field in shape.fields) for shape in self.choice.secret_shapes]
+        names = (f"`{name}`" if _SHOWABLE.fullmatch(name) else "one not shown here" for name in document)
+        wanted = " or ".join(f"{{{fields}}}" for fields in shapes)
+        return f"the fields are {', '.join(names) or 'none'}, expected {wanted}"
+
+    def _hint(self, document: Mapping[str, Any]) -> str:
+        other = _first_shape(self.choice.provider.secret_shapes, document)
+        if other is None:
+            return self.hint
+        return f"This is for another way to log in: set `auth: {other.mechanism}` in relay.yaml"
 
 
 class SubmissionUsers(Kind):
@@ -136,17 +163,25 @@ def kinds_of(config: RelayConfig) -> Iterator[Kind]:
             yield DkimKey(name)
 
 
-def find_shape(shapes: Sequence[SecretShape], secret: Mapping[str, Any], *, source: str) -> SecretShape:
-    """Return the first shape whose fields the secret has, as the agent does.
+def _first_shape(shapes: Iterable[SecretShape], document: Mapping[str, Any]) -> SecretShape | None:
+    return next((shape for shape in shapes if all(name in document for name in shape.fields)), None)
 
-    Errors: ConfigError with the fields of each shape and those that are there; no value is repeated.
-    """
-    for shape in shapes:
-        if all(secret.get(field) for field in shape.fields):
-            return shape
-    wanted = " or ".join("{" + ", ".join(f'"{field}"' for field in shape.fields) + "}" for shape in shapes)
-    there = ", ".join(f"`{field}`" for field in secret) or "none"
-    raise ConfigError(source, [f"the fields are {there}, expected {wanted}"])
+
+def _without_line_end(value: Any) -> Any:
+    return value.rstrip("\r\n") if isinstance(value, str) else value
+
+
+def _unfit(value: Any) -> str | None:
+    """Say why Postfix's password map cannot carry a value; None when it can."""
+    if not isinstance(value, str):
+        return "is not text"
+    if not value:
+        return "is empty"
+    if _CONTROL.search(value):
+        return "has a line break or control character inside"
+    if _HALF_CHARACTER.search(value):
+        return "has half a character (a lone surrogate) in it"
+    return "has a blank at the start or end" if value != value.strip() else None
 
 
 def _user_problems(users: object) -> Iterator[str]:

@@ -26,6 +26,8 @@ NEEDS: dict[str, dict[str, Any]] = {
     "custom": {"upstream": {"host": "smtp.example.com"}},
 }
 
+_KEPT = ["ours.example", "news.example", "letters.example", "office365.example"]
+
 # A relay with all that relay.yaml can ask for; what a probe may and may not do then follows from it.
 EVERYTHING: dict[str, Any] = {
     "preset": "ses",
@@ -57,7 +59,7 @@ EVERYTHING: dict[str, Any] = {
         "strip_client_headers": True,
         "configuration_set": "marketing",
         "set_headers": {"X-Relay": "yes"},
-        "sender_rewrite": {"address": "account@ours.example", "keep": ["ours.example"]},
+        "sender_rewrite": {"address": "account@ours.example", "keep": _KEPT},
     },
 }
 

@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     words = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):  # a locale without `…` must not end what is printed
         sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stdin is None:  # closed, `<&-`: there is nothing to read
+        sys.stdin = io.StringIO()
     for number in _SIGNALS:
         if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores SIGHUP; that stays
             signal.signal(number, _stop)

@@ -103,11 +103,12 @@ def check(flags: ConfigFlags, name: str | None, endpoint: str | None, ca: Path |
 
 
 def find(flags: ConfigFlags, name: str | None) -> tuple[Kind, str]:
-    """Return the secret that is meant, and the region of Secrets Manager.
+    """Return the secret that is meant, and the region of Secrets Manager: that of its ARN, if it has one.
 
     A name may be that of any secret in relay.yaml, or `relay/PRESET`, which says the preset as well; another
     one stands for the provider's credential under that name.
     """
+    from builder.config import arn_region
     from builder.presets import preset_names
     from builder.secret_kinds import Credential, kinds_of
 
@@ -120,11 +121,9 @@ def find(flags: ConfigFlags, name: str | None) -> tuple[Kind, str]:
     ):
         flags = dataclasses.replace(flags, keys={**flags.keys, "preset": preset})
     config = flags.read()
-    region = config.aws_region or ambient_region()
-    for kind in kinds_of(config):
-        if name is None or kind.name == name:
-            return kind, region
-    return Credential(config.model_copy(update={"secret": name})), region
+    kinds = (kind for kind in kinds_of(config) if name is None or kind.name == name)
+    kind = next(kinds, None) or Credential(config.model_copy(update={"secret": name}))
+    return kind, arn_region(kind.name) or config.aws_region or ambient_region()
 
 
 def _read(file: Any, kind: Kind) -> dict[str, Any]:
@@ -133,7 +132,7 @@ def _read(file: Any, kind: Kind) -> dict[str, Any]:
 
     source = getattr(file, "name", "stdin")
     try:
-        text = file.read()
+        text = file.read().removeprefix("\ufeff")  # Windows writes a byte order mark
     except UnicodeDecodeError:
         raise ConfigError(source, ["this is not UTF-8 text"], hint=kind.hint) from None
     return kind.parse(text, source=source)
@@ -146,7 +145,7 @@ def _ask(kind: Kind) -> dict[str, str]:
 
     if not isinstance(kind, Credential):
         raise BuilderError(f"The secret `{kind.name}` holds {kind.what}, more than one types", hint=kind.hint)
-    shape = kind.choice.provider.secret_shapes[0]
+    shape = kind.choice.secret_shapes[0]
     console.say(f"How to get it: `builder presets {kind.choice.preset}`")
     return {
         field: click.prompt(f"{field} ({meaning})", hide_input=True, err=True)

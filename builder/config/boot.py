@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
-from builder.config.routing import is_aws_region
+from builder.config.routing import arn_region, is_aws_region
 from builder.config.values import (
     Endpoint,
     FleetSize,
@@ -64,6 +64,13 @@ class BootConfig(Model):
         wide = [] if self.allow_any_network else [name for name in self.networks or () if is_too_wide(name)]
         if wide:
             raise ValueError(f"`networks` has `{wide[0]}`, which would let strangers relay")
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_region(self) -> BootConfig:
+        region = arn_region(self.secret)
+        if self.region and region and region != self.region:
+            raise ValueError(f"`region` is `{self.region}`, but `secret` is in `{region}`, as its ARN says")
         return self
 
     def to_json_dict(self) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from builder.config import main_cf
 from builder.config.checks_clients import check_clients
 from builder.config.checks_rules import check_rules
+from builder.config.checks_senders import check_null_sender, check_replaced
 from builder.config.problem import Problem, Where
-from builder.config.routing import ProviderChoice, is_aws_region
+from builder.config.routing import ProviderChoice, arn_region, is_aws_region
 from builder.config.wording import key_name
 from builder.presets import Preset, Sourced, preset_names
 
@@ -25,6 +26,7 @@ def check(config: RelayConfig) -> Iterator[Problem]:
         yield from _provider(where, choice)
     yield from check_clients(config)
     yield from check_rules(config)
+    yield from check_replaced(config)
     yield from _names(config)
     yield from _main_cf(config)
     yield from _routing(config)
@@ -34,7 +36,7 @@ def check(config: RelayConfig) -> Iterator[Problem]:
         yield from _limits(config)
         yield from _quota(config)
         yield from _ses_headers(config)
-        yield from _null_sender(config)
+        yield from check_null_sender(config)
         yield from _another_host(config)
         yield from _one_way_to_log_in(config)
         yield from _one_way_to_begin_tls(config)
@@ -170,19 +172,6 @@ def _main_cf(config: RelayConfig) -> Iterator[Problem]:
             yield Problem(("main_cf", name), *refused)
 
 
-def _null_sender(config: RelayConfig) -> Iterator[Problem]:
-    """Find access rules for `<>` that what is done with it afterwards (or before, `rewrite`) makes idle."""
-    choice = config.null_sender
-    for index, rule in enumerate(config.access.senders.rules):
-        if (rule.kind, rule.pattern) != ("exact", "<>") or choice == "pass":
-            continue
-        if choice == "rewrite" or rule.action in ("allow", "hold"):
-            what = "sends it from another sender" if choice == "rewrite" else "refuses it"
-            where: Where = ("access", "senders", "rules", index)
-            text = f"is about `<>`, but `dsn.from_clients: {choice}` {what}"
-            yield Problem(where, text, "Set `dsn.from_clients: pass` or remove the rule")
-
-
 def _quota(config: RelayConfig) -> Iterator[Problem]:
     quota, limits = config.quota, config.provider.limits
     if quota is None:
@@ -232,6 +221,7 @@ def _names(config: RelayConfig) -> Iterator[Problem]:
     if config.secret_region is not None and not is_aws_region(config.secret_region):
         text = f"is `{config.secret_region[:60]}`, expected an AWS region such as `us-east-1`"
         yield Problem(("secret_region",), text)
+    yield from _contradicted_region(config)
     known = config.preset in preset_names()
     hosts = config.provider.hosts.value.values() if known else ()
     if config.hostname in (config.upstream.host, *(host.format(region=config.region) for host in hosts)):
@@ -247,6 +237,25 @@ def _names(config: RelayConfig) -> Iterator[Problem]:
     ]:
         text = "is the provider's own secret; users must not be able to log in with it"
         yield Problem(("submission", "secret"), text, "Make a secret of its own for the users")
+
+
+def _contradicted_region(config: RelayConfig) -> Iterator[Problem]:
+    """Refuse a region in which a secret is not by its own ARN."""
+    choices, keys = _choices(config), config.dkim.keys if config.dkim else ()
+    secrets: list[tuple[Where, str | None]] = [
+        ((*where, "secret"), choice.secret) for where, choice in choices
+    ]
+    if config.submission:
+        secrets.append((("submission", "secret"), config.submission.secret))
+    secrets += [(("dkim", "keys", index, "secret"), key.secret) for index, key in enumerate(keys)]
+    said = config.secret_region
+    for where, secret in secrets:
+        region = arn_region(secret)
+        if said and region and region != said:
+            text = f"is `{said[:60]}`, but `{key_name(where)}` is in `{region}`, as its ARN says"
+            yield Problem(
+                ("secret_region",), text, f"Remove the line; give secrets in `{said[:60]}` by their ARNs"
+            )
 
 
 def _warm_up(config: RelayConfig) -> Iterator[Problem]:
@@ -278,24 +287,6 @@ def _dkim(config: RelayConfig) -> Iterator[Problem]:
         if key.secret in taken:
             text = f"is {taken[key.secret]} own secret; a key for signatures is for nothing else"
             yield Problem((*where, "secret"), text, "Make a secret of its own for the key")
-        yield from _never_signs((*where, "domain"), key.domain, config)
-
-
-def _never_signs(where: Where, domain: str, config: RelayConfig) -> Iterator[Problem]:
-    """Refuse a domain that no message has in From once `sender_rewrite` has replaced it."""
-    rewrite = config.hygiene.sender_rewrite
-    if rewrite is None or not rewrite.from_header:
-        return
-    left = [rewrite.address.rpartition("@")[2].lower(), *rewrite.keep]
-    if not any(_is_below(name, domain) for name in left) and not any(
-        _is_below(domain, name) for name in rewrite.keep
-    ):
-        text = f"is `{domain}`, but `hygiene.sender_rewrite` replaces every sender in it"
-        yield Problem(where, text, "Add the domain to `hygiene.sender_rewrite.keep`, or remove the key")
-
-
-def _is_below(name: str, domain: str) -> bool:
-    return name == domain or name.endswith(f".{domain}")
 
 
 def _ses_headers(config: RelayConfig) -> Iterator[Problem]:

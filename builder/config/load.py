@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +20,8 @@ from builder.errors import ConfigError
 # In place of a preset that is missing or has no readable name, so that the rest can still be checked.
 _NO_PRESET = "?"
 _LEAK_HINT = "Remove it, replace it at the provider if others saw it, and store it with `builder secret put`"
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -61,6 +64,19 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
+def _halves(data: Any, where: Where = ()) -> Iterator[Where]:
+    """Give every place with half a character: an escape of YAML's, or a stray byte in a flag."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            here = (*where, str(key))
+            yield from [here] if _HALF.search(str(key)) else _halves(value, here)
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from _halves(value, (*where, index))
+    elif isinstance(data, str) and _HALF.search(data):
+        yield where
+
+
 class _Reader(Generic[M]):
     """One reading: the data is pruned of what is wrong until the rest can be checked as a whole."""
 
@@ -74,6 +90,7 @@ class _Reader(Generic[M]):
         for name, value in flags.items():
             self._set(tuple(name.split(".")), value)
         self._refuse_leaks(document.text)
+        self._refuse_halves()
         for where, text in document.problems:
             self._add(where, text)
 
@@ -116,6 +133,16 @@ class _Reader(Generic[M]):
             if not self._prune(leak.where):
                 # Rather lose a whole group than show one value of it.
                 self.data.pop(str(leak.where[0]), None)
+
+    def _refuse_halves(self) -> None:
+        """Refuse text that no encoding carries; with it, nothing could even say what else is wrong."""
+        for where in list(_halves(self.data)):
+            shown = where
+            if _HALF.search(str(where[-1])):
+                shown = (*where[:-1], "(a key that is not shown)")
+                self.marks[shown] = Scalar(self._line(where) or 0, "", "str")
+            self._add(shown, "has half a character, or a byte that is not UTF-8, in it")
+            self._prune(where)
 
     def _note(self, errors: list[Any]) -> bool:
         """Add the mistakes of one round; say whether anything was taken out, so that more may be found."""

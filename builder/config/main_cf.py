@@ -48,7 +48,9 @@ _REFUSED: tuple[tuple[str, str, str], ...] = (
     (r"relayhost", _ROUTE, "upstream.host"),
     (r"smtp_fallback_relay|fallback_relay|fallback_transport(_maps)?", _ROUTE, "fallback"),
     (r"transport_maps|(default|relay|local)_transport|sender_dependent_.*_maps", _ROUTE, "routes"),
-    (r"smtp_(host|dns_.*)_?lookup.*|disable_dns_lookups|defer_transports|content_filter", _ROUTE, ""),
+    (r"smtp_(host|dns_.*)_?lookup.*|disable_dns_lookups|defer_transports", _ROUTE, ""),
+    # Both hand mail on to another server before any transport is chosen.
+    (r"content_filter|smtpd_proxy_.*", _ROUTE, ""),
     (r"smtp_reply_filter|smtp_delivery_status_filter|soft_bounce|.*_delivery_status_filter", _KEEP, ""),
     (r"maximal_queue_lifetime|bounce_queue_lifetime", _BY_KEY, "delivery.queue_lifetime_hours"),
     (r"smtp_connection_reuse_count_limit", _BY_KEY, "delivery.messages_per_connection"),
@@ -70,10 +72,12 @@ _REFUSED: tuple[tuple[str, str, str], ...] = (
         _BY_KEY,
         "dsn",
     ),
-    (r"(non_)?smtpd_milters|milter_.*|internal_mail_filter_classes", _BY_KEY, "dkim"),
+    (r"receive_override_options", "it leaves out what `dkim` and `hygiene` ask for", ""),
+    (r"(non_)?smtpd_milters|smtpd_milter_maps|milter_.*|internal_mail_filter_classes", _BY_KEY, "dkim"),
     # A client that cannot end a message otherwise may be let off by its address.
     (
-        r"smtpd_discard_ehlo_.*|smtpd_forbid_(?!bare_newline_exclusions$).*|disable_vrfy_command|strict_rfc821_.*",
+        r"smtpd_discard_ehlo_.*|smtpd_forbid_(?!bare_newline_exclusions$).*"
+        r"|disable_vrfy_command|strict_rfc821_.*",
         _SAFE,
         "",
     ),

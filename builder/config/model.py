@@ -21,6 +21,7 @@ from builder.config.routing import (
     Route,
     UpstreamOverride,
     WarmUp,
+    arn_region,
     is_aws_region,
 )
 from builder.config.values import Domain, HostName, Network, PackageName, Whole
@@ -44,7 +45,10 @@ class RelayConfig(ProviderChoice):
     allow_any_network: bool = False
     """Needed for public networks wider than a /16 (IPv6: /32)."""
     secret_region: str | None = None
-    """AWS region of Secrets Manager; `region` where that is one of AWS', else the instance's own."""
+    """AWS region of Secrets Manager, for secrets that are given by name; an ARN has its own.
+
+    When not set: that of the ARN in `secret`, `region` where that is one of AWS', else the instance's own.
+    """
     delivery: DeliveryOverride = DeliveryOverride()
     message_bytes: Whole | None = Field(default=None, ge=1024, le=1_000_000_000)
     """`message_size_limit`; the smallest limit of the providers when not set."""
@@ -104,10 +108,18 @@ class RelayConfig(ProviderChoice):
         return self.dsn.from_clients or ("pass" if accepts and accepts.value else "reject")
 
     @property
+    def notice_sender(self) -> str | None:
+        """The sender of notices, which the provider must know; None where none are sent."""
+        rewrite = self.hygiene.sender_rewrite
+        if self.dsn.address is None:
+            return None
+        return self.dsn.sender or (rewrite.address if rewrite else self.dsn.address)
+
+    @property
     def aws_region(self) -> str | None:
-        """The region of Secrets Manager; None: the instance finds its own."""
+        """The region of Secrets Manager for secrets without an ARN; None: the instance finds its own."""
         own = self.region if self.region and is_aws_region(self.region) else None
-        return self.secret_region or own
+        return self.secret_region or arn_region(self.secret) or own
 
     @property
     def size_limit(self) -> int:

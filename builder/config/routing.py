@@ -8,16 +8,23 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from builder.config.values import Domain, FleetSize, HostName, Number, SecretName, Whole
+from builder.config.values import AWS_REGION, Domain, FleetSize, HostName, Number, SecretName, Whole
 from builder.presets import Model, Preset, SecretShape, TlsMode, load_preset
 
 AuthKind = Literal["password", "xoauth2"]
-_AWS_REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-[0-9]")
+_AWS_REGION = re.compile(AWS_REGION)
+_ARN_REGION = re.compile(rf"arn:aws[a-z-]*:secretsmanager:(?P<region>{AWS_REGION}):")
 
 
 def is_aws_region(name: str) -> bool:
     """Whether a name has the form of an AWS region, such as `us-gov-east-1`."""
     return _AWS_REGION.fullmatch(name) is not None
+
+
+def arn_region(secret: str | None) -> str | None:
+    """Return the region in a secret's ARN, where alone it is; None for one that has but a name."""
+    found = _ARN_REGION.match(secret or "")
+    return found["region"] if found else None
 
 
 class UpstreamOverride(Model):
@@ -109,7 +116,8 @@ class Route(ProviderChoice):
     """Mail of some senders, or to some recipients, through another provider or account.
 
     Either `sender_domains` (of the envelope sender) or `recipient_domains`; a route by recipient wins over
-    one by sender, as in Postfix. A domain means itself and its subdomains.
+    one by sender, as in Postfix. A domain means itself and its subdomains; of two that hold an address the
+    one further down counts, in whatever order they are.
     """
 
     name: Annotated[str, AfterValidator(_route_name)]

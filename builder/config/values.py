@@ -15,12 +15,14 @@ from pydantic import AfterValidator, BeforeValidator
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+AWS_REGION = r"[a-z]{2,4}(-[a-z]+)+-[0-9]"
+
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}$)({_LABEL})(\.{_LABEL})+")
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@(?P<domain>[^@]+)")
 _SECRET_NAME = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}")
 _SECRET_ARN = re.compile(
-    r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]{1,512}"
+    rf"arn:aws[a-z-]*:secretsmanager:{AWS_REGION}:[0-9]{{12}}:secret:[A-Za-z0-9/_+=.@-]{{1,512}}"
 )
 _URL_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _HEADER_NAME = re.compile(r"[!-9;-~]{1,64}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from builder import assets
@@ -122,10 +121,10 @@ def _program() -> dict[str, str]:
     folder = assets.folder("cloudinit") / "agent"
     program = {
         f"usr/lib/relay/{path.relative_to(folder).as_posix()}": path.read_text(encoding="utf-8")
-        for path in _files(folder / "relay_agent")
+        for path in assets.files_below(folder / "relay_agent")
     }
-    commands = {f"usr/sbin/{path.name}": path.read_text(encoding="utf-8") for path in _files(folder / "bin")}
-    return {**program, **commands}
+    commands = assets.files_below(folder / "bin")
+    return {**program, **{f"usr/sbin/{path.name}": path.read_text(encoding="utf-8") for path in commands}}
 
 
 def _units(release: Release) -> dict[str, str]:
@@ -136,14 +135,3 @@ def _units(release: Release) -> dict[str, str]:
             "systemd/postfix.conf.j2", release=release
         ),
     }
-
-
-def _files(folder: Path) -> list[Path]:
-    """List the files of a folder, without what Python and linters leave there."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and "__pycache__" not in path.parts
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )

@@ -35,14 +35,6 @@ def refuses_null_sender(config: RelayConfig) -> bool:
     return config.null_sender == "reject" and not config.access.senders.rules
 
 
-def notice_sender(config: RelayConfig) -> str | None:
-    """Return the sender of notices, which the provider must know; None where none are sent."""
-    rewrite = config.hygiene.sender_rewrite
-    if config.dsn.address is None:
-        return None
-    return config.dsn.sender or (rewrite.address if rewrite else config.dsn.address)
-
-
 def recipient_restrictions(config: RelayConfig) -> tuple[str, ...]:
     """Return what smtpd asks about the null sender, after the access rules."""
     return (f"check_sender_access regexp:/{_NULL_SENDER}",) if config.null_sender == "reject" else ()
@@ -56,7 +48,7 @@ def command_filter(config: RelayConfig) -> str:
 def render_notices(config: RelayConfig) -> dict[str, str]:
     """Return the files for reports of non-delivery and for the null sender."""
     files = {}
-    sender = notice_sender(config)
+    sender = config.notice_sender
     if keeps_reports(config):
         files[_KEEP_DSN] = assets.read("cloudinit", "postfix/keep-dsn.sh")
         files[_CHECKS] = render_template(

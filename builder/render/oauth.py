@@ -16,5 +16,5 @@ def render_oauth(config: RelayConfig) -> dict[str, str]:
     """
     if all(choice.auth_kind != "xoauth2" for _name, choice in config.upstreams()):
         return {}
-    folder = assets.folder("cloudinit") / "sasl"
-    return {f"{_FOLDER}/{path.name}": path.read_text(encoding="utf-8") for path in sorted(folder.iterdir())}
+    files = assets.files_below(assets.folder("cloudinit") / "sasl")
+    return {f"{_FOLDER}/{path.name}": path.read_text(encoding="utf-8") for path in files}

@@ -143,9 +143,10 @@ def recipient_table(config: RelayConfig) -> Table:
 
 def sender_rows(config: RelayConfig) -> Iterator[tuple[str, str]]:
     """Give routes by sender as regular expressions; a null sender has none."""
-    for route in config.routes:
-        for domain in route.sender_domains:
-            yield domain_pattern(domain), f"{transport_name(route.name)}:{nexthop(route)}"
+    pairs = [(domain, route) for route in config.routes for domain in route.sender_domains]
+    # The first pattern that matches is used: what lies deeper comes first, as in a table by recipient domain.
+    for domain, route in sorted(pairs, key=lambda pair: -pair[0].count(".")):
+        yield domain_pattern(domain), f"{transport_name(route.name)}:{nexthop(route)}"
 
 
 def warm_up_map(config: RelayConfig, percent: int) -> str:

@@ -30,14 +30,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _matching(folder: Path, table: str, keys: list[str]) -> set[str]:
-    """Return the keys that a table has a result for; a warning of Postfix fails the test."""
+def _results(folder: Path, table: str, keys: list[str]) -> dict[str, str]:
+    """Return what a table has for each key that it knows; a warning of Postfix fails the test."""
     path = folder / "table.regexp"
     path.write_text(table)
     command: Sequence[str | Path] = ["postmap", "-c", folder, "-q", "-", f"regexp:{path}"]
     ended = process.run(command, stdin="\n".join(keys) + "\n", check=False)
     assert not ended.stderr, ended.stderr
-    return {line.partition("\t")[0] for line in ended.stdout.splitlines()}
+    pairs = [line.partition("\t") for line in ended.stdout.splitlines()]
+    return {key: result for key, _tab, result in pairs}
 
 
 @pytest.mark.parametrize("pattern", [pattern for pattern, _yes, _no in ACCEPTED])
@@ -46,10 +47,19 @@ def test_postfix_reads_a_pattern_as_builder_does(pattern: str, release: Release,
     files = rendered("ses", release.name, access={"senders": {"rules": [rule]}})
     table = files["root/etc/postfix/sender_access.regexp"]
     ours = {key for key in _KEYS if re.search(as_python(pattern), key, re.IGNORECASE)}
-    assert _matching(folder, table, _KEYS) == ours
+    assert set(_results(folder, table, _KEYS)) == ours
 
 
 @pytest.mark.parametrize("pattern", ["a{", "{b}", "[[.hyphen.]]", "*a", "[z-a]"])
 def test_what_builder_refuses_postfix_skips(pattern: str, release: Release, folder: Path) -> None:
     with pytest.raises(AssertionError, match="warning: regexp map"):
-        _matching(folder, f"/{pattern}/  REJECT\n", ["a"])
+        _results(folder, f"/{pattern}/  REJECT\n", ["a"])
+
+
+def test_mail_goes_by_the_route_of_the_deepest_domain_of_its_sender(release: Release, folder: Path) -> None:
+    names = {"all": "example.com", "below": "b.example.com"}
+    routes = [{"name": n, "preset": "sendgrid", "sender_domains": [domain]} for n, domain in names.items()]
+    table = rendered("ses", release.name, routes=routes)["root/etc/postfix/sender_routes.regexp"]
+    keys = ["x@example.com", "x@c.example.com", "x@b.example.com", "x@a.b.example.com", "x@notb.example.com"]
+    found = {key: result.partition(":")[0] for key, result in _results(folder, table, keys).items()}
+    assert found == dict(zip(keys, ["to-all", "to-all", "to-below", "to-below", "to-all"], strict=True))

@@ -57,6 +57,25 @@ def test_a_template_without_scripts_of_its_own_depends_on_builders(tmp_path: Pat
     assert key(tmp_path) != before
 
 
+LEFT_BEHIND = ("scripts/__pycache__/x.cpython-311.pyc", "scripts/.x.swp", ".git/HEAD", ".build.pkr.hcl.swp")
+
+
+@pytest.mark.allow_programs("ssh-keygen")
+def test_what_python_and_editors_leave_in_a_template_is_no_part_of_it(tmp_path: Path) -> None:
+    template = tmp_path / "template"
+    shutil.copytree(assets.folder("packer"), template, ignore=shutil.ignore_patterns("__pycache__"))
+    before = key(template)
+    for name in LEFT_BEHIND:
+        (template / name).parent.mkdir(exist_ok=True)
+        (template / name).write_bytes(b"\xff")
+    assert key(template) == before
+    with workspace.create(tmp_path, "relay", workspace.new_bake_id()) as work:
+        bake_inputs.fill(work, files=rendered(), template=template, config=CONFIG)
+        with tarfile.open(work.payload) as archive:
+            scripts = {name for name in archive.getnames() if name.startswith("scripts/")}
+    assert scripts == {f"scripts/{path.name}" for path in (assets.folder("packer") / "scripts").glob("*.*")}
+
+
 @pytest.mark.allow_programs("ssh-keygen")
 def test_the_install_script_that_starts_with_the_boot_is_the_templates_own(tmp_path: Path) -> None:
     template = tmp_path / "template"

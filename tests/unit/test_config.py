@@ -7,15 +7,9 @@ from typing import Any
 
 import pytest
 
-from builder.config import RelayConfig, load_config
 from builder.config.hygiene import CLIENT_HEADERS
 from builder.config.routing import WarmUp, WarmUpStep
-
-SES = {"preset": "ses", "region": "us-east-1"}
-
-
-def config(**keys: Any) -> RelayConfig:
-    return load_config(None, {**SES, **keys})
+from tests.unit.relay_yaml import config, problems
 
 
 @pytest.mark.parametrize(
@@ -66,6 +60,38 @@ def test_region_of_secrets_manager_is_that_of_ses_unless_said_otherwise() -> Non
     assert config(secret_region="eu-west-1").aws_region == "eu-west-1"
     assert config(preset="mailgun", region="eu").aws_region is None
     assert config(preset="gmail", region="us-east-1").aws_region == "us-east-1"
+
+
+ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:relay/ses-AbCdEf"
+
+
+def test_a_secret_that_is_given_by_its_arn_has_its_own_region() -> None:
+    assert config(secret=ARN).aws_region == "eu-west-1"
+    assert config(secret=ARN, secret_region="eu-west-1").aws_region == "eu-west-1"
+    # That of another secret says nothing about the names.
+    assert config(submission={"secret": ARN}).aws_region == "us-east-1"
+
+
+@pytest.mark.parametrize(
+    ("keys", "key"),
+    [
+        ({"secret": ARN}, "secret"),
+        ({"fallback": {"preset": "sendgrid", "secret": ARN}}, "fallback.secret"),
+        ({"submission": {"secret": ARN}}, "submission.secret"),
+        (
+            {"dkim": {"keys": [{"domain": "a.example", "selector": "a", "secret": ARN}]}},
+            "dkim.keys[0].secret",
+        ),
+    ],
+)
+def test_a_region_that_contradicts_a_secrets_arn_is_refused(keys: dict[str, Any], key: str) -> None:
+    said = problems(secret_region="us-east-1", **keys)
+    assert f"`secret_region` is `us-east-1`, but `{key}` is in `eu-west-1`, as its ARN says" in said
+    assert "Remove the line" in said
+
+
+def test_an_arn_without_an_aws_region_is_none() -> None:
+    assert "expected the name of a secret" in problems(secret=ARN.replace("eu-west-1", "europe"))
 
 
 def test_size_limit_is_the_smallest_of_all_providers() -> None:

@@ -270,3 +270,35 @@ def test_a_fallback_that_begins_tls_otherwise_is_refused_with_its_line(
     assert "`fallback.upstream.port` is " in str(error)
     assert f"one delivery attempt serves both (line {line})" in str(error)
     assert str(error.hint).startswith("Set ")
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('hostname: "\\ud800.example"', "`hostname`"),
+        ('hygiene: {set_headers: {X-A: "\\udfff"}}', "`hygiene.set_headers.X-A`"),
+        ('networks: [10.0.0.0/8, "\\ud800"]', "`networks[1]`"),
+        ('hygiene: {set_headers: {"X-\\ud800": a}}', "`hygiene.set_headers.(a key that is not shown)`"),
+        ('"\\ud800": [1]', "`(a key that is not shown)`"),
+    ],
+)
+def test_half_a_character_is_refused_with_its_key_and_hides_no_other_mistake(
+    relay_yaml: Path, line: str, key: str
+) -> None:
+    error = refused(relay_yaml, f"preset: ses\nregion: nowhere-1\n{line}\n")
+    first, second = error.problems
+    assert "`region` is `nowhere-1`, where Amazon SES has no SMTP endpoint" in first
+    assert second == f"{key} has half a character, or a byte that is not UTF-8, in it (line 3)"
+
+
+@pytest.mark.parametrize("name", ["preset", "region"])
+def test_half_a_character_in_what_others_depend_on_is_one_mistake(relay_yaml: Path, name: str) -> None:
+    text = BASE.replace(f"{name}: ", f'{name}: "\\ud800"  # ')
+    assert len(refused(relay_yaml, text).problems) == 1
+
+
+def test_a_flag_that_is_not_utf_8_is_refused() -> None:
+    with pytest.raises(ConfigError, match="command line: `region` has half a character, or a byte"):
+        load_config(None, {"preset": "ses", "region": b"us-east-\xff".decode(errors="surrogateescape")})
+    with pytest.raises(ConfigError, match="launch settings: `secret` has half a character"):
+        boot_config({"secret": "\udcff"})

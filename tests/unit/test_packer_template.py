@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hcl2
 import pytest
 
 from builder import packer_template
@@ -238,6 +239,47 @@ def test_staged_template_has_one_target_and_the_values(folder: Path, tmp_path: P
     assert "amazon-ebs" in (folder / "build.pkr.hcl").read_text()
 
 
+BOTH = '"source.qemu.relay", "source.amazon-ebs.relay"'
+
+
+@pytest.mark.parametrize(
+    ("written", "staged"),
+    [
+        (f"sources = [{BOTH}]", 'sources = ["source.qemu.relay"]'),
+        (
+            'sources = [\n "source.qemu.relay" # only here\n]',
+            'sources = [\n "source.qemu.relay" # only here\n]',
+        ),
+        (
+            'sources = [\n  # "source.qemu.old",\n  "source.qemu.relay", // [this]\n  /* , */\n'
+            '  "source.amazon-ebs.relay",\n]',
+            'sources = ["source.qemu.relay"]',
+        ),
+        (
+            f"# sources = [{BOTH},\nsources = [{BOTH}]",
+            f'# sources = [{BOTH},\nsources = ["source.qemu.relay"]',
+        ),
+        (f'x = "sources = [{BOTH[1:-1]}]"', f'x = "sources = [{BOTH[1:-1]}]"'),
+        (
+            f'x = <<-END\n  sources = [{BOTH}] /* "\n  END\n',
+            f'x = <<-END\n  sources = [{BOTH}] /* "\n  END\n',
+        ),
+        ('sources = ["source.amazon-ebs.relay"]', 'sources = ["source.amazon-ebs.relay"]'),
+        ("sources = [", "sources = ["),
+    ],
+    ids=["both", "comment", "comments", "list in a comment", "in quotes", "heredoc", "other", "no end"],
+)
+def test_the_sources_of_the_other_target_are_left_out_and_nothing_else(written: str, staged: str) -> None:
+    assert packer_template._narrow(written, "qemu") == staged
+
+
+def test_what_is_staged_of_a_list_with_comments_can_be_read(folder: Path, tmp_path: Path) -> None:
+    lines = ['# "source.qemu.old",', '"source.qemu.relay", # here', '"source.amazon-ebs.relay", // [there]']
+    write(folder, build="build {\n  sources = [\n    " + "\n    ".join(lines) + "\n  ]\n}\n")
+    into = packer_template.stage(folder, tmp_path / "run", packer=OLD, target="qemu", values={"name": "x"})
+    assert hcl2.loads((into / "build.pkr.hcl").read_text())["build"][0]["sources"] == ['"source.qemu.relay"']
+
+
 def test_plugin_that_is_installed_needs_no_init(folder: Path, tmp_path: Path, fake_tool: FakeTools) -> None:
     write(folder, plugins_qemu="packer {\n}\n")
     tool = fake_tool("packer", "echo /p/github.com/hashicorp/qemu/packer-plugin-qemu_v1.1.4_x5.0_linux_amd64")
@@ -268,6 +310,17 @@ def test_packer_with_built_in_plugins_needs_no_network(
 def test_folder_without_a_template_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BuilderError, match=r"holds no `\*\.pkr\.hcl` file"):
         packer_template.stage(tmp_path, tmp_path / "run", packer=OLD, target="qemu", values={})
+
+
+def test_folders_and_hidden_files_are_no_part_of_a_template(folder: Path, tmp_path: Path) -> None:
+    (folder / "old.pkr.hcl").mkdir()
+    (folder / "old.auto.pkrvars.hcl").mkdir()
+    # An editor's lock: a link that leads nowhere.
+    (folder / ".#build.pkr.hcl").symlink_to("me@host.1234")
+    into = packer_template.stage(folder, tmp_path / "run", packer=OLD, target="qemu", values={"name": "x"})
+    assert sorted(path.name for path in into.glob("*.hcl")) == [
+        "build.pkr.hcl", "source.qemu.pkr.hcl", "variables.pkr.hcl",
+    ]  # fmt: skip
 
 
 def test_our_own_template_declares_what_it_uses(repository: Path) -> None:

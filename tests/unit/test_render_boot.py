@@ -12,7 +12,7 @@ import yaml
 
 from builder.config import boot_config, load_config
 from builder.config.model import BootConfig
-from builder.errors import BuilderError
+from builder.errors import BuilderError, ConfigError
 from builder.releases import get_release
 from builder.render import render, render_boot, user_data_as_sent
 from tests.rendered import config_of, rendered
@@ -91,6 +91,24 @@ def test_an_instance_is_not_told_a_region_that_only_the_provider_knows() -> None
 
     assert "region" not in boot()
     assert boot(secret_region="eu-west-1")["region"] == "eu-west-1"
+
+
+ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:relay/ses-AbCdEf"
+
+
+def test_the_files_of_an_instance_have_the_region_of_the_secrets_arn() -> None:
+    files = rendered("ses", secret=ARN)
+    boot = json.loads(_parsed(files["boot/user-data"])["write_files"][0]["content"])
+    agent = json.loads(files["root/etc/relay/agent.json"])
+    assert (boot["region"], agent["region"]) == ("eu-west-1", "eu-west-1")
+    # The one that the password is derived for stays.
+    assert agent["upstreams"][0]["region"] == "us-east-1"
+
+
+def test_a_launch_in_another_region_than_that_of_the_secrets_arn_is_refused() -> None:
+    with pytest.raises(ConfigError, match="`region` is `us-east-1`, but `secret` is in `eu-west-1`"):
+        boot_config({"secret": ARN, "region": "us-east-1"})
+    assert boot_config({"secret": ARN, "region": "eu-west-1"}).region == "eu-west-1"
 
 
 def test_what_render_makes_for_an_instance_is_checked_as_sent() -> None:

@@ -60,6 +60,13 @@ def test_a_route_has_a_transport_of_its_own() -> None:
     assert r"/@([^@]+\.)?news\.example$/  to-news:[smtp.sendgrid.net]:465" in senders
 
 
+def test_of_two_routes_by_sender_the_one_for_the_deeper_domain_comes_first() -> None:
+    names = {"all": "example.com", "deepest": "a.b.example.com", "below": "b.example.com"}
+    routes = [{"name": n, "preset": "sendgrid", "sender_domains": [domain]} for n, domain in names.items()]
+    table = rendered("ses", routes=routes)["root/etc/postfix/sender_routes.regexp"]
+    assert re.findall(r"to-(\w+):", table) == ["deepest", "below", "all"]
+
+
 def test_a_second_account_at_one_host_has_an_entry_of_its_own_in_the_password_map() -> None:
     news = {"preset": "ses", "region": "us-east-1", "secret": "relay/news"}
     routes = [

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from builder import aws
 from builder import secret as secrets
 from builder.config import load_config
 from builder.errors import BuilderError, ConfigError
 from builder.secret_kinds import Credential
 from builder.standin.provider import Provider
-from builder.standin.secrets import SecretsManager
+from builder.standin.secrets import SecretFault, SecretsManager
 from tests.unit.standin_client import PASSWORD
 from tests.unit.test_cli import run
 
@@ -63,6 +64,27 @@ def test_putting_again_makes_a_new_version(manager: SecretsManager, ses: Credent
     assert secrets.show(ses, region=REGION, endpoint=manager.endpoint).version == second
 
 
+def test_who_may_only_rotate_a_secret_can_put(manager: SecretsManager, ses: Credential) -> None:
+    secrets.put(ses, KEY, region=REGION, endpoint=manager.endpoint)
+    manager.fail(SecretFault.DENIED, operation="CreateSecret")
+
+    assert secrets.put(ses, KEY, region=REGION, endpoint=manager.endpoint)
+
+
+def test_a_secret_may_be_put_by_its_arn_and_is_never_made_by_it(manager: SecretsManager) -> None:
+    def put(arn: str) -> str:
+        kind = Credential(load_config(None, {"preset": "ses", "region": REGION, "secret": arn}))
+        return secrets.put(kind, KEY, region=REGION, endpoint=manager.endpoint)
+
+    arn = manager.client.create_secret(Name="relay/ses", SecretString="{}")["ARN"]
+    assert put(arn)
+
+    with pytest.raises(BuilderError, match="There is no secret `arn:aws:") as caught:
+        put(arn.replace("relay/ses", "relay/other"))
+    assert "create the secret by its name first" in (caught.value.hint or "")
+    assert "CreateSecret" not in {call.operation for call in manager.calls}
+
+
 def test_fields_that_no_shape_has_are_refused_without_their_values(
     manager: SecretsManager, ses: Credential
 ) -> None:
@@ -74,16 +96,21 @@ def test_fields_that_no_shape_has_are_refused_without_their_values(
     assert not manager.calls
 
 
-@pytest.mark.parametrize("text", ["not json hunter2", '["hunter2"]', '{"password": 1}', ""])
-def test_what_is_no_json_object_of_text_is_refused_unseen(ses: Credential, text: str) -> None:
+@pytest.mark.parametrize("text", ["not json hunter2", '["hunter2"]', ""])
+def test_what_is_no_json_object_is_refused_unseen(ses: Credential, text: str) -> None:
     with pytest.raises(ConfigError, match="not a JSON object") as caught:
         ses.parse(text, source="stdin")
 
     assert "hunter2" not in caught.value.message
 
 
-def test_a_byte_order_mark_is_no_part_of_the_secret(ses: Credential) -> None:
-    assert ses.parse('\ufeff{"api_key": "x"}', source="stdin") == {"api_key": "x"}
+def test_a_byte_order_mark_is_no_part_of_the_secret(
+    manager: SecretsManager, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key.json").write_text(json.dumps(KEY), encoding="utf-8-sig")
+    put = ("secret", "put", "relay/ses", "--endpoint", manager.endpoint)
+
+    assert run(capsys, *put, "--file", str(tmp_path / "key.json"))[0] == 0
 
 
 def test_a_file_that_is_no_text_is_refused_unseen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +153,8 @@ def test_a_missing_secret_is_named(manager: SecretsManager, ses: Credential) -> 
 
 def test_check_logs_in_over_verified_tls(manager: SecretsManager, provider: Provider) -> None:
     relay = custom(provider.port)
-    secret = {"username": "AKIAEXAMPLE", "password": PASSWORD}
+    # With the line end of `echo`, which the relay leaves out too.
+    secret = {"username": "AKIAEXAMPLE", "password": f"{PASSWORD}\n"}
     secrets.put(relay, secret, region=REGION, endpoint=manager.endpoint)
 
     said = secrets.check(relay, region=REGION, endpoint=manager.endpoint, ca_pem=provider.ca_pem)
@@ -192,6 +220,15 @@ def test_without_a_terminal_the_secret_is_read_from_stdin(
     assert "not a JSON object" in err
 
 
+@pytest.mark.parametrize("more", [(), ("--file", "-")], ids=["without a file", "with a file"])
+def test_a_closed_stdin_is_an_empty_one(
+    more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    code, _out, err = run(capsys, "secret", "put", "relay/ses", *more)
+    assert (code, "error: stdin: this is not a JSON object" in err) == (1, True)
+
+
 def test_a_name_that_ends_in_a_preset_says_the_preset_too(
     manager: SecretsManager,
     tmp_path: Path,
@@ -226,3 +263,19 @@ def test_the_secret_of_the_second_provider_in_relay_yaml_has_that_ones_shape(
     code, _out, err = run(capsys, "secret", "put", "--endpoint", manager.endpoint, "--file", "key.json")
     assert code == 1
     assert "access_key_id" in err
+
+
+def test_a_secret_is_sought_in_the_region_of_its_arn(
+    manager: SecretsManager,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    client = aws.client("secretsmanager", region="eu-west-1", endpoint=manager.endpoint)
+    arn = client.create_secret(Name="relay/other", SecretString=json.dumps(KEY))["ARN"]
+    (tmp_path / "relay.yaml").write_text(f"preset: ses\nregion: us-east-1\nsecret: {arn}\n")
+
+    for name in ([], [arn]):
+        code, out, _err = run(capsys, "secret", "show", *name, "--endpoint", manager.endpoint, "--json")
+        assert (code, json.loads(out)["region"]) == (0, "eu-west-1")

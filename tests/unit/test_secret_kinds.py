@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,13 +14,17 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
-from relay_agent import submission
+from relay_agent import credential, submission
+from relay_agent import settings as agent
 from relay_agent.trouble import Trouble
 
 from builder.config import load_config
 from builder.errors import ConfigError
-from builder.secret_kinds import DkimKey, SubmissionUsers, kinds_of
+from builder.releases import get_release
+from builder.render.agent import agent_settings
+from builder.secret_kinds import Credential, DkimKey, SubmissionUsers, kinds_of
 from builder.standin.secrets import SecretsManager
+from tests.rendered import config_of
 from tests.unit.test_cli import run
 
 RELAY = """\
@@ -92,6 +97,77 @@ def test_users_are_taken_here_as_the_agent_takes_them(document: dict[str, Any]) 
     except ConfigError:
         taken_here = False
     assert taken_here == agent_takes_it
+
+
+CREDENTIALS = [
+    ("ses", '{"access_key_id": "AKIAX", "secret_access_key": "key"}', "iam_access_key"),
+    ("ses", '{"username": "AKIAX", "password": "a b:c{d}"}', "smtp"),
+    ("ses", '{"username": "AKIAX", "password": "pass\\r\\n"}', "smtp"),
+    ("ses", '{"username": "AKIAX", "password": "pass", "port": 587}', "smtp"),
+    ("ses", '{"username": "AKIAX", "password": "pass "}', None),
+    ("ses", '{"username": "\\u00a0AKIAX", "password": "pass"}', None),
+    ("ses", '{"username": "AKIAX", "password": "pa\\u0000ss"}', None),
+    ("ses", '{"username": "AKIAX", "password": "pa\\nss"}', None),
+    ("ses", '{"username": "AKIAX", "password": "pa\\u2028ss"}', None),
+    ("ses", '{"username": "AKIAX", "password": "pa\\ud800ss"}', None),
+    ("ses", '{"username": "AKIAX", "password": "\\n"}', None),
+    ("ses", '{"username": "AKI:AX", "password": "pass"}', None),
+    ("ses", '{"username": "AKIAX", "password": 12345678}', None),
+    ("ses", '{"username": "AKIAX", "password": null}', None),
+    ("ses", '{"username": "AKIAX"}', None),
+    # The first shape whose fields are there counts, whatever is in them.
+    (
+        "ses",
+        '{"access_key_id": "", "secret_access_key": "", "username": "AKIAX", "password": "pass"}',
+        None,
+    ),
+    ("ses", '\ufeff{"username": "AKIAX", "password": "pass"}', None),
+    ("ses", '["username", "password"]', None),
+    ("ses", "hunter2", None),
+    ("ses", "", None),
+    ("ses", "[" * 100_000, None),
+    ("sendgrid", '{"api_key": "SG.x:y"}', "api_key"),
+    ("sendgrid", '{"key": "SG.x"}', None),
+    ("gmail", '{"username": "me@example.com", "password": "abcd"}', "app_password"),
+    (
+        "gmail",
+        '{"username": "me@example.com", "client_id": "a", "client_secret": "b", "refresh_token": "c"}',
+        None,
+    ),
+    (
+        "microsoft365",
+        '{"username": "a@example.com", "tenant": "b", "client_id": "c", "client_secret": " d"}',
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("preset", "text", "expected"), CREDENTIALS, ids=range(len(CREDENTIALS)))
+def test_a_credential_is_taken_here_as_the_agent_takes_it(
+    preset: str, text: str, expected: str | None
+) -> None:
+    config = config_of(preset)
+    shapes = agent._baked(agent_settings(config, get_release("debian-12"))).upstreams[0].shapes
+    try:
+        taken = credential.read(text, shapes=shapes, secret="relay/x", region=config.region)
+        by_agent = taken.shape
+    except Trouble:
+        by_agent = None
+    kind, said = Credential(config), ""
+    try:
+        here = kind.shape_of(kind.parse(text, source="stdin"), source="stdin")
+    except ConfigError as error:
+        here, said = None, error.message
+    assert (here, by_agent) == (expected, expected)
+    assert not re.search(r"pass(?!word)|AKI|hunter2", said)
+
+
+def test_a_credential_for_the_other_way_to_log_in_says_which_line_it_needs() -> None:
+    document = {"username": "me@example.com", "client_id": "a", "client_secret": "b", "refresh_token": "c"}
+    with pytest.raises(ConfigError) as caught:
+        Credential(config_of("gmail")).shape_of(document, source="stdin")
+    assert "`auth: xoauth2` in relay.yaml" in (caught.value.hint or "")
+    assert Credential(config_of("gmail", auth="xoauth2")).shape_of(document, source="stdin")
 
 
 def test_all_mistakes_of_the_users_are_told_and_no_password() -> None:
