@@ -45,13 +45,13 @@ from moto.moto_server.werkzeug_app import (
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from builder import aws
+from builder.config import arn_region
 from builder.standin.server import LocalServer
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 _ADMIN = aws.Credentials("AKIASTANDINADMIN", "only-for-the-stand-in")
-_ARN_REGION = re.compile(r"arn:[a-z-]+:secretsmanager:([a-z0-9-]+):")
 _ACCESS_KEY = re.compile(r"Credential=([^/,]+)/")
 _SIGNATURE_SECONDS = 300  # AWS General Reference, "Signature Version 4": valid for five minutes
 
@@ -146,8 +146,7 @@ class SecretsManager(LocalServer):
 
     def _client_for(self, name: str) -> SecretsManagerClient:
         """Return the client of the region where a secret is: that of its ARN, if it is named so."""
-        match = _ARN_REGION.match(name)
-        return self._client_in(match.group(1) if match else self.region)
+        return self._client_in(arn_region(name) or self.region)
 
     def _client_in(self, region: str) -> SecretsManagerClient:
         if region not in self._clients:
