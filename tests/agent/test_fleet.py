@@ -318,6 +318,7 @@ def wait_for(published: queue.Queue[dict[str, Any]], **wanted: Any) -> dict[str,
             return shown
 
 
+@pytest.mark.aws
 def test_a_launch_that_names_the_relays_divides_the_rate(
     files: Places, published: queue.Queue[dict[str, Any]]
 ) -> None:

@@ -53,6 +53,7 @@ def address() -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
+@pytest.mark.aws
 @pytest.mark.usefixtures("ec2")
 def test_named_ami_is_looked_up() -> None:
     source = ami.resolve_source(NOBLE, region=REGION, ami_id=KNOWN)
