@@ -24,7 +24,8 @@ def reboot(relay: Relay) -> str:
     relay.misbehave(Behaviour(Fault.REFUSE))
     relay.subjects += relay.send(_QUEUED)
     before = _queue_ids(relay)
-    require(len(before) == _QUEUED, f"{len(before)} messages are queued, expected {_QUEUED}")
+    # Mail of an earlier check may still wait for its next try, and must not get lost either.
+    require(len(before) >= _QUEUED, f"{len(before)} messages are queued, expected at least {_QUEUED}")
     relay.stand_ins.secrets.fail(SecretFault.DENIED)
     relay.guest.reboot(timeout_seconds=_BOOT_SECONDS)
     relay.wait_greeting(timeout_seconds=_BOOT_SECONDS)
