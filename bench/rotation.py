@@ -99,8 +99,7 @@ class Scene:
 
     def queued(self) -> set[str]:
         """Return the recipients whose message is still in the queue."""
-        entries = map(json.loads, self.relay.run(["postqueue", "-j"]).splitlines())
-        return {recipient["address"] for entry in entries for recipient in entry["recipients"]}
+        return {name for item in self.relay.queue() for name in item.recipients}
 
 
 @contextlib.contextmanager

@@ -109,8 +109,13 @@ def is_proved(record: ImageRecord, profile: Profile) -> bool:
 def verifier() -> str:
     """Return one sha256 for the code that tries images: other code has other checks, or other limits."""
     package = Path(__file__).parent
-    files = (path for name in _VERIFIER for path in (package / name).glob("*.py"))
-    return digest_of({path.relative_to(package).as_posix(): path for path in files})
+    return digest_of(
+        {
+            f"{name}/{file}": path
+            for name in _VERIFIER
+            for file, path in files_of_folder(package / name).items()
+        }
+    )
 
 
 def digest_of(files: Mapping[str, str | Path]) -> str:

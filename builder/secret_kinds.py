@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from builder.config import ProviderChoice, RelayConfig
+from builder.config.values import HALF_CHARACTER
 from builder.errors import ConfigError
 from builder.presets import SecretShape
 
 # The agent in the relay takes the same: relay_agent/credential.py, submission.py and dkim.py.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 # A name that is longer or odder than this could be a secret that was stored as a key.
 _SHOWABLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
@@ -179,7 +179,7 @@ def _unfit(value: Any) -> str | None:
         return "is empty"
     if _CONTROL.search(value):
         return "has a line break or control character inside"
-    if _HALF_CHARACTER.search(value):
+    if HALF_CHARACTER.search(value):
         return "has half a character (a lone surrogate) in it"
     return "has a blank at the start or end" if value != value.strip() else None
 

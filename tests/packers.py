@@ -39,6 +39,15 @@ def why_not(path: Path, target: Target) -> str | None:
     return None if can(found, target) else f"{found.version} has no `{PLUGINS[target]}` plugin"
 
 
+def require(name: str, target: Target) -> Packer:
+    """Return a Packer by its name in `paths`, or skip the test, saying why it cannot be tried on a target."""
+    path = paths()[name]
+    reason = why_not(path, target)
+    if reason:
+        pytest.skip(f"Packer `{name}`, target `{target}`: {reason}")
+    return packer.find(path)
+
+
 def can(found: Packer, target: Target) -> bool:
     """Whether a Packer has the builder of a target."""
     return found.bundles_plugins or PLUGINS[target] in found.plugins()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,14 +13,13 @@ from builder.config.boot import BootConfig
 from builder.config.leaks import find_leaks, find_leaks_in_lines
 from builder.config.model import RelayConfig
 from builder.config.problem import Problem
+from builder.config.values import HALF_CHARACTER
 from builder.config.yaml_text import Document, Scalar, Where, read_document
 from builder.errors import ConfigError
 
 # In place of a preset that is missing or has no readable name, so that the rest can still be checked.
 _NO_PRESET = "?"
 _LEAK_HINT = "Remove it, replace it at the provider if others saw it, and store it with `builder secret put`"
-
-_HALF = re.compile("[\ud800-\udfff]")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -69,11 +67,11 @@ def _halves(data: Any, where: Where = ()) -> Iterator[Where]:
     if isinstance(data, dict):
         for key, value in data.items():
             here = (*where, str(key))
-            yield from [here] if _HALF.search(str(key)) else _halves(value, here)
+            yield from [here] if HALF_CHARACTER.search(str(key)) else _halves(value, here)
     elif isinstance(data, list):
         for index, value in enumerate(data):
             yield from _halves(value, (*where, index))
-    elif isinstance(data, str) and _HALF.search(data):
+    elif isinstance(data, str) and HALF_CHARACTER.search(data):
         yield where
 
 
@@ -138,7 +136,7 @@ class _Reader(Generic[M]):
         """Refuse text that no encoding carries; with it, nothing could even say what else is wrong."""
         for where in list(_halves(self.data)):
             shown = where
-            if _HALF.search(str(where[-1])):
+            if HALF_CHARACTER.search(str(where[-1])):
                 shown = (*where[:-1], "(a key that is not shown)")
                 self.marks[shown] = Scalar(self._line(where) or 0, "", "str")
             self._add(shown, "has half a character, or a byte that is not UTF-8, in it")

@@ -15,6 +15,8 @@ from pydantic import AfterValidator, BeforeValidator
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""A lone surrogate, which JSON and YAML can spell and no encoding carries."""
 AWS_REGION = r"[a-z]{2,4}(-[a-z]+)+-[0-9]"
 
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"

@@ -105,11 +105,10 @@ class Scene:
 
     def check_no_null_sender(self) -> None:
         """Note each MAIL command without a sender that a provider got, whatever it answered."""
-        for upstream in self.upstreams:
-            for session in upstream.provider.sessions:
-                for command, reply in session.exchange:
-                    is_null = command.upper().startswith("MAIL FROM:<>")
-                    self.check(not is_null, f"{upstream.host} was offered a null sender: {command}: {reply}")
+        sessions = (session for provider in self.providers for session in provider.sessions)
+        for command, reply in (line for session in sessions for line in session.exchange):
+            is_null = command.upper().startswith("MAIL FROM:<>")
+            self.check(not is_null, f"a provider was offered a null sender: {command}: {reply}")
 
     def check(self, holds: bool, problem: str) -> None:
         """Note a problem unless something holds."""
@@ -145,7 +144,7 @@ class Scene:
         # A message on its way between two queue directories is in neither list for a moment: look again.
         def accounted() -> list[Queued] | None:
             found = self.relay.wait_until_settled(timeout_seconds=timeout_seconds)
-            return found if self._missing(found) <= bounces_expected else None
+            return found if len(self._missing(found)) <= bounces_expected else None
 
         queue = wait_until(accounted, timeout_seconds=_CATCH_UP_SECONDS * self.relay.patience) or queue
         waiting = _recipients(queue)
@@ -156,7 +155,7 @@ class Scene:
             accepted=len(accepted),
             delivered=sum(name in copies for name in accepted),
             queued=len(accepted & waiting),
-            bounced=self._missing(queue),
+            bounced=len(self._missing(queue)),
             duplicates=sum(copies[name] - 1 for name in accepted if copies[name] > 1),
             auths=self._total("auths"),
             leaks=sum(len(provider.leaks) for provider in self.providers),
@@ -171,10 +170,10 @@ class Scene:
 
     def given_up(self) -> set[str]:
         """Return the recipients that were accepted, not delivered, and do not wait any more."""
-        return self.accepted() - set(self.delivered()) - _recipients(self.relay.wait_until_settled())
+        return self._missing(self.relay.wait_until_settled())
 
-    def _missing(self, queue: Sequence[Queued]) -> int:
-        return len(self.accepted() - set(self.delivered()) - _recipients(queue))
+    def _missing(self, queue: Sequence[Queued]) -> set[str]:
+        return self.accepted() - set(self.delivered()) - _recipients(queue)
 
     def _total(self, name: str) -> int:
         return sum(getattr(provider.counts, name) for provider in self.providers)

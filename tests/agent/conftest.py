@@ -14,6 +14,7 @@ from relay_agent.secret import Library
 from builder.standin.metadata import Metadata
 from builder.standin.provider import Provider
 from builder.standin.secrets import SecretsManager
+from tests.agent.clock import Clock
 from tests.agent.relay_world import PASSWORD, USER, FakePostfix, greeter, make_places
 from tests.fakes import FakeTools
 
@@ -37,6 +38,18 @@ def places(tmp_path: Path) -> Iterator[Places]:
     """The tree of a relay, and a port that greets as its port 25."""
     with greeter() as port:
         yield make_places(tmp_path / "root", port)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Places:
+    """The tree of a relay whose port 25 nobody asks."""
+    return make_places(tmp_path / "root")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that moves when a test moves it."""
+    return Clock()
 
 
 @pytest.fixture

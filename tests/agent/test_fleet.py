@@ -8,7 +8,6 @@ import queue
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -30,17 +29,11 @@ from builder.config import boot_config
 from builder.render import render_boot
 from builder.standin.metadata import Metadata
 from builder.standin.secrets import SecretsManager
-from tests.agent.relay_world import make_places
 from tests.fakes import FakeTools
 from tests.rendered import rendered
 
 GROUP = "meta-data/autoscaling/target-lifecycle-state"
 ACCOUNT = 40
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Places:
-    return make_places(tmp_path / "root")
 
 
 @dataclass

@@ -24,11 +24,6 @@ from tests.agent.clock import Clock
 HOST = "smtp.example.com"
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 def send(bucket: Bucket, clock: Clock, *, seconds: float, offered: float = 1e9) -> list[float]:
     """Send as fast as bucket and `offered` (messages per second) let; return when each message went."""
     sent: list[float] = []

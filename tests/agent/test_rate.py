@@ -20,19 +20,9 @@ from relay_agent.secret import Library
 from relay_agent.trouble import Trouble
 
 from tests.agent.clock import Clock
-from tests.agent.relay_world import agent_json, make_places
+from tests.agent.relay_world import agent_json
 from tests.fakes import FakeTools
 from tests.rendered import parameters, rendered
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Places:
-    return make_places(tmp_path / "root")
 
 
 def test_each_relay_gets_its_share_and_a_new_one_changes_it(clock: Clock) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,17 +14,6 @@ from relay_agent.rate import Quota, Rate
 from relay_agent.trouble import Trouble
 
 from tests.agent.clock import Clock
-from tests.agent.relay_world import make_places
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Places:
-    return make_places(tmp_path / "root")
 
 
 def unknown() -> Any:

@@ -18,7 +18,7 @@ import boto3
 import pytest
 from filelock import FileLock
 
-from builder import base_packages, base_store, packer, process
+from builder import base_packages, base_store, process
 from builder.packer import Packer
 from builder.releases import get_release
 from tests import packers
@@ -99,11 +99,7 @@ class Instance:
 @pytest.fixture(scope="module", params=packers.paths())
 def any_packer(request: pytest.FixtureRequest) -> Packer:
     """Each Packer at hand that can bake on EC2; the others are skipped by name."""
-    path = packers.paths()[request.param]
-    reason = packers.why_not(path, "ami")
-    if reason:
-        pytest.skip(f"Packer `{request.param}`: {reason}")
-    return packer.find(path)
+    return packers.require(request.param, "ami")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder import ami, assets, packer, packer_qemu, packer_template, process
-from builder.packer import Target
+from builder.packer import Packer, Target
 from builder.workspace import Workspace
 from tests import packers
 
@@ -31,16 +31,18 @@ def sample_values(target: Target, work: Workspace) -> dict[str, object]:
     return ami.values(work, source, tags=tags, ssh_from="203.0.113.7/32", options={"skip_checks": True})
 
 
+def wanted(which: str, target: Target) -> Packer:
+    """Return a Packer, or skip the test; the archive's must be there."""
+    return packer.find(packers.paths()[which]) if which == "archive" else packers.require(which, target)
+
+
 @pytest.mark.allow_programs("packer", "ssh-keygen")
 @pytest.mark.parametrize("target", ["qemu", "ami"])
 @pytest.mark.parametrize("which", packers.paths())
 def test_packer_validates_the_staged_template(
     which: str, target: Target, work: Workspace, request: pytest.FixtureRequest
 ) -> None:
-    reason = packers.why_not(packers.paths()[which], target)
-    if reason and which != "archive":
-        pytest.skip(f"Packer `{which}`, target `{target}`: {reason}")
-    found = packer.find(packers.paths()[which])
+    found = wanted(which, target)
     work.make_key()
 
     values = sample_values(target, work)
@@ -54,12 +56,9 @@ def test_packer_validates_the_staged_template(
 @pytest.mark.allow_programs("packer")
 @pytest.mark.parametrize("which", packers.paths())
 def test_values_that_a_template_brings_along_do_not_replace_those_of_the_run(
-    which: str, tmp_path: Path, request: pytest.FixtureRequest
+    which: str, tmp_path: Path
 ) -> None:
-    reason = packers.why_not(packers.paths()[which], "ami")
-    if reason:
-        pytest.skip(f"Packer `{which}`: {reason}")
-    found = packer.find(packers.paths()[which])
+    found = wanted(which, "ami")
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "build.pkr.hcl").write_text(

@@ -24,6 +24,13 @@ KEY = {"access_key_id": "AKIAEXAMPLE", "secret_access_key": "wJalrXUtnFEMIexampl
 
 
 @pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own that commands run in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[SecretsManager]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
@@ -230,13 +237,9 @@ def test_a_closed_stdin_is_an_empty_one(
 
 
 def test_a_name_that_ends_in_a_preset_says_the_preset_too(
-    manager: SecretsManager,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    manager: SecretsManager, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "key.json").write_text('{"api_key": "SG.x"}')
+    (here / "key.json").write_text('{"api_key": "SG.x"}')
 
     put = ("secret", "put", "relay/sendgrid", "--endpoint", manager.endpoint, "--file", "key.json")
     assert run(capsys, *put)[0] == 0
@@ -248,14 +251,10 @@ def test_a_name_that_ends_in_a_preset_says_the_preset_too(
 
 
 def test_the_secret_of_the_second_provider_in_relay_yaml_has_that_ones_shape(
-    manager: SecretsManager,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    manager: SecretsManager, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "relay.yaml").write_text("preset: ses\nregion: us-east-1\nfallback: {preset: sendgrid}\n")
-    (tmp_path / "key.json").write_text('{"api_key": "SG.x"}')
+    (here / "relay.yaml").write_text("preset: ses\nregion: us-east-1\nfallback: {preset: sendgrid}\n")
+    (here / "key.json").write_text('{"api_key": "SG.x"}')
 
     put = ("secret", "put", "relay/sendgrid", "--endpoint", manager.endpoint, "--file", "key.json")
     assert run(capsys, *put)[0] == 0
@@ -266,15 +265,11 @@ def test_the_secret_of_the_second_provider_in_relay_yaml_has_that_ones_shape(
 
 
 def test_a_secret_is_sought_in_the_region_of_its_arn(
-    manager: SecretsManager,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    manager: SecretsManager, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     client = aws.client("secretsmanager", region="eu-west-1", endpoint=manager.endpoint)
     arn = client.create_secret(Name="relay/other", SecretString=json.dumps(KEY))["ARN"]
-    (tmp_path / "relay.yaml").write_text(f"preset: ses\nregion: us-east-1\nsecret: {arn}\n")
+    (here / "relay.yaml").write_text(f"preset: ses\nregion: us-east-1\nsecret: {arn}\n")
 
     for name in ([], [arn]):
         code, out, _err = run(capsys, "secret", "show", *name, "--endpoint", manager.endpoint, "--json")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import base_build, packer
+from builder import base_build
 from builder.bake import BakeRequest, bake
 from builder.config import RelayConfig, load_config
 from builder.packer import Packer
@@ -35,13 +35,9 @@ def usual_packer() -> Iterator[str | None]:
 @pytest.fixture(scope="session", params=packers.paths())
 def other_packer(request: pytest.FixtureRequest, usual_packer: str | None) -> Packer:
     """Each further Packer that can bake under QEMU; the others are skipped by name."""
-    path = packers.paths()[request.param]
-    reason = packers.why_not(path, "qemu")
     if request.param == usual_packer:
-        reason = "it bakes all the other images"
-    if reason:
-        pytest.skip(f"Packer `{request.param}`: {reason}")
-    return packer.find(path)
+        pytest.skip(f"Packer `{request.param}`: it bakes all the other images")
+    return packers.require(request.param, "qemu")
 
 
 def note_bake(request: pytest.FixtureRequest, name: str | None, record: ImageRecord) -> None:
