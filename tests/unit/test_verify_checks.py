@@ -225,14 +225,44 @@ def test_every_alignment_of_base64_is_searched_for() -> None:
         assert any(form in whole for form in forms)
 
 
-def test_a_message_that_a_reboot_lost_fails(stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch) -> None:
-    queues = iter([{"A", "B", "C", "D", "E"}, {"A", "B", "C", "D"}])
-    monkeypatch.setattr(restart, "_queue_ids", lambda _relay: next(queues))
+FIVE = set("ABCDE")
+
+
+@pytest.fixture
+def queued(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that says what is queued each time that the reboot check looks."""
     monkeypatch.setattr(Relay, "send", lambda _relay, count=1: ["subject"] * count)
     monkeypatch.setattr(Relay, "wait_greeting", lambda _relay, timeout_seconds: "220 relay")
     monkeypatch.setattr(Relay, "misbehave", lambda _relay, *_behaviours: None)
+
+    def show(*queues: set[str]) -> None:
+        each = iter(queues)
+        monkeypatch.setattr(restart, "_queue_ids", lambda _relay: next(each))
+
+    return show
+
+
+def test_a_message_that_a_reboot_lost_fails(stand_ins: StandIns, queued: Callable[..., None]) -> None:
+    queued(set(), FIVE, FIVE - {"E"})
     with pytest.raises(CheckFailed, match="1 of 5 queued messages are gone"):
         restart.reboot.run(_relay(AnswerGuest({}), stand_ins))
+
+
+def test_a_reboot_with_too_few_queued_messages_fails(
+    stand_ins: StandIns, queued: Callable[..., None]
+) -> None:
+    queued({"E"}, FIVE)
+    with pytest.raises(CheckFailed, match="4 new messages are queued, expected 5"):
+        restart.reboot.run(_relay(AnswerGuest({}), stand_ins))
+
+
+def test_a_delivered_message_may_go_in_a_reboot(stand_ins: StandIns, queued: Callable[..., None]) -> None:
+    queued({"delivered"}, {*FIVE, "delivered"}, FIVE)
+    guest = AnswerGuest({})
+    guest.pages["/readyz"] = (200, "degraded")
+    assert restart.reboot.run(_relay(guest, stand_ins)) == (
+        "port 25 open, 5 messages kept; /readyz: 200 degraded"
+    )
 
 
 IDENTITY = {"machine-id": "0123", "ssh_host": "AAAAC3", "hostname": "relay"}
