@@ -40,7 +40,7 @@ from builder import (
 )
 from builder import record as records
 from builder.config import RelayConfig
-from builder.errors import BuilderError
+from builder.errors import BuilderError, VerifyError
 from builder.launch import Accelerator, announce, choose_accelerator
 from builder.launch.instances import require_replaceable
 from builder.record import ImageRecord, Profile
@@ -200,7 +200,7 @@ def _prove(
         work.path / IMAGE,
         config=request.config,
         profile=request.profile,
-        logs=work.path / "verify-logs",
+        logs=work.verify_logs,
         accelerator=accelerator,
     )
     proved = record.model_copy(
@@ -255,7 +255,7 @@ def verify_again(
 
 def _not_good(name: str, report: VerifyReport, *, hint: str | None = None) -> BuilderError:
     failed = "; ".join(f"`{check.name}`: {check.evidence}" for check in report.failed)
-    return BuilderError(f"Image `{name}` was baked but did not pass `verify`: {failed}", hint=hint)
+    return VerifyError(f"Image `{name}` was baked but did not pass `verify`: {failed}", hint=hint)
 
 
 def _release_of(chosen: base.Base, request: BakeRequest) -> Release:

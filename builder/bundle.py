@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from builder import assets, packer_output
 from builder.console import format_seconds
-from builder.errors import BuilderError, ConfigError
+from builder.errors import BuilderError, ConfigError, VerifyError
 from builder.packer_run import BakeFailed
 from builder.workspace import Workspace
 
@@ -39,6 +39,7 @@ _ABOUT = {
     "journal-warnings.txt": "warnings of the journal",
     "disk.txt": "free space in the machine",
     "packages.tsv": "installed packages",
+    "verify": "the instances that were booted to try the image, a folder each",
 }
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1bc")
 _MOST_BYTES = 4 << 20
@@ -99,7 +100,10 @@ def _hint(files: Mapping[str, str]) -> str:
 
 
 def collect(work: Workspace, error: BuilderError) -> Diagnosis:
-    """Write `bundle/` into a workspace: logs, the files that the machine printed, and DIAGNOSIS.txt."""
+    """Write `bundle/` into a workspace: logs, the files that the machine printed, and DIAGNOSIS.txt.
+
+    Of an image that did not pass, what `verify` kept moves into it too.
+    """
     folder = work.path / "bundle"
     folder.mkdir(exist_ok=True)
     for path in (work.packer_log, work.debug_log, work.serial_log):
@@ -111,13 +115,24 @@ def collect(work: Workspace, error: BuilderError) -> Diagnosis:
     for name, text in {**printed, _ERROR: error.message + "\n"}.items():
         if text:
             (folder / name).write_text(text, encoding="utf-8")
-    if isinstance(error, ConfigError):  # builder's own finding: no log says more about it
+    if isinstance(error, VerifyError):  # the bake went well: nothing in its logs is to blame
+        if work.verify_logs.exists():
+            work.verify_logs.rename(folder / "verify")
+        diagnosis = diagnose({_ERROR: error.message}, default_hint=error.hint or _where_it_failed(folder))
+    elif isinstance(error, ConfigError):  # builder's own finding: no log says more about it
         diagnosis = diagnose({_ERROR: error.message}, default_hint=error.hint)
     else:
         diagnosis = diagnose_folder(folder, default_hint=error.hint)
     names = sorted(path.name for path in folder.iterdir() if path.name != _DIAGNOSIS)
     (folder / _DIAGNOSIS).write_text(_write(diagnosis, error, names), encoding="utf-8")
     return diagnosis
+
+
+def _where_it_failed(folder: Path) -> str:
+    """Say where the logs of an instance that failed a check are; empty when only the disk was looked at."""
+    failed = sorted(path.parent.relative_to(folder) for path in folder.glob("verify/*/postfix.log"))
+    where = " and ".join(f"`{each}`" for each in failed)
+    return f"Read `postfix.log`, `agent.log` and `queue.json` in {where}" if where else ""
 
 
 def diagnose_folder(folder: Path, *, default_hint: str | None = None) -> Diagnosis:
@@ -141,8 +156,9 @@ def keep(work: Workspace, error: BuilderError) -> BuilderError:
     if diagnosis.name == _UNKNOWN:  # the summary is the error's first line; a list of mistakes follows it
         evidence = "".join(f"\n{line}" for line in error.message.strip().splitlines()[1:])
     hint = f"{diagnosis.hint}\n" if diagnosis.hint else ""
+    failed = "" if isinstance(error, VerifyError) else f"Image `{work.name}` was not baked{phase}: "
     return BuilderError(
-        f"Image `{work.name}` was not baked{phase}: {diagnosis.summary}{evidence}",
+        f"{failed}{diagnosis.summary}{evidence}",
         hint=f"{hint}Everything that was seen: `{folder}`; begin with `{_DIAGNOSIS}`",
     )
 

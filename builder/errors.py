@@ -3,6 +3,7 @@
     BuilderError            something that could not be done; message and hint, exit code 1
     ├── ConfigError         relay.yaml, a preset or a flag is wrong; lists every mistake at once
     ├── ToolError           a program is missing, too old, or hangs
+    ├── VerifyError         an image was made, but is not as good as promised
     └── CommandError        a program ran and failed; keeps its command, exit code and last lines
 
 Anything else that reaches `cli.main` is a bug and may crash.
@@ -42,6 +43,10 @@ class ConfigError(BuilderError):
 
 class ToolError(BuilderError):
     """A program that is needed is missing, too old or does not answer."""
+
+
+class VerifyError(BuilderError):
+    """An image was made but did not pass `verify`; the message has the checks and what they saw."""
 
 
 class CommandError(BuilderError):

@@ -103,6 +103,11 @@ class Workspace:
         """Packer's own log (PACKER_LOG=1), QEMU's messages in it."""
         return self.path / "packer-debug.log"
 
+    @property
+    def verify_logs(self) -> Path:
+        """What the instances that `verify` booted said: a folder each."""
+        return self.path / "verify-logs"
+
     def write(self, files: Mapping[str, str]) -> None:
         """Write rendered files, each under its relative path in `rendered/`."""
         for relative, text in files.items():

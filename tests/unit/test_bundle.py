@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder import bundle, workspace
-from builder.errors import BuilderError, ConfigError
+from builder.errors import BuilderError, ConfigError, VerifyError
 from builder.packer_run import BakeFailed
 
 DATA = Path(__file__).parent.parent / "data" / "packer"
@@ -178,9 +178,28 @@ def test_interrupt_leaves_nothing(tmp_path: Path) -> None:
 
 def test_error_after_the_bake_is_kept_in_its_own_words(tmp_path: Path) -> None:
     with workspace.create(tmp_path, "ses", "b1") as work:
-        told = bundle.keep(
-            work, BuilderError("It did not pass `verify`: port 25 is closed", hint="See the report")
-        )
-    assert told.message == "Image `ses` was not baked: It did not pass `verify`: port 25 is closed"
+        told = bundle.keep(work, BuilderError("The image is not as it was baked", hint="See the report"))
+    assert told.message == "Image `ses` was not baked: The image is not as it was baked"
     assert told.hint is not None
     assert told.hint.startswith("See the report\n")
+
+
+def test_an_image_that_is_not_good_leads_to_what_its_relay_said(tmp_path: Path) -> None:
+    with workspace.create(tmp_path, "ses", "b1") as work:
+        # A bake that went well in the end: what apt first stumbled over is not why a check failed.
+        work.packer_log.write_text("    qemu.relay: E: Unable to locate package postfxi\n")
+        for boot, log in (("fresh", "serial.log"), ("second", "postfix.log")):
+            (work.verify_logs / boot).mkdir(parents=True)
+            (work.verify_logs / boot / log).write_text("said\n")
+        told = bundle.keep(
+            work, VerifyError("Image `ses` was baked but did not pass `verify`: `reboot`: gone")
+        )
+    folder = tmp_path / ".failed/ses-b1/bundle"
+    assert told.message == "Image `ses` was baked but did not pass `verify`: `reboot`: gone"
+    hint = "Read `postfix.log`, `agent.log` and `queue.json` in `verify/second`"
+    assert told.hint is not None
+    assert told.hint.splitlines()[0] == hint
+    assert (folder / "verify/second/postfix.log").read_text() == "said\n"
+    text = (folder / "DIAGNOSIS.txt").read_text()
+    assert f"What to do: {hint}\n" in text
+    assert "    verify                   the instances that were booted" in text
