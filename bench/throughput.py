@@ -137,7 +137,7 @@ def intake_alone(bed: Bed, messages: int) -> float:
 
 
 def _count_queue(relay: LocalRelay, messages: int) -> int:
-    """Return how many messages wait, once it is as many as were accepted; at most 30 s later how many there are.
+    """Return how many messages wait, once it is as many as were accepted; else how many after 30 s.
 
     postqueue misses a message that moves from one queue to the next while it lists them.
     """
