@@ -109,11 +109,18 @@ class Relay(ABC):
         return [_queued(json.loads(line)) for line in lines if line.startswith("{")]
 
     def wait_until_settled(self, *, timeout_seconds: float = 30) -> list[Queued]:
-        """Wait until nothing is being delivered any more and return what waits."""
+        """Wait until nothing is being delivered any more and return what waits.
+
+        postqueue misses a message that moves from one queue to the next while it lists them: two looks
+        have to agree.
+        """
+        before: list[Queued] | None = None
 
         def settled() -> list[Queued] | None:
-            found = self.queue()
-            return found if all(item.queue_name in ("deferred", "hold") for item in found) else None
+            nonlocal before
+            last, before = before, self.queue()
+            is_still = all(item.queue_name in ("deferred", "hold") for item in before)
+            return before if is_still and before == last else None
 
         limit = timeout_seconds * self.patience
         result = wait_until(settled, timeout_seconds=limit, pause_seconds=_POLL_SECONDS * self.patience)

@@ -231,6 +231,7 @@ FIVE = set("ABCDE")
 @pytest.fixture
 def queued(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that says what is queued each time that the reboot check looks."""
+    monkeypatch.setattr(restart, "_PAUSE_SECONDS", 0)
     monkeypatch.setattr(Relay, "send", lambda _relay, count=1: ["subject"] * count)
     monkeypatch.setattr(Relay, "wait_greeting", lambda _relay, timeout_seconds: "220 relay")
     monkeypatch.setattr(Relay, "misbehave", lambda _relay, *_behaviours: None)
@@ -243,7 +244,7 @@ def queued(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_a_message_that_a_reboot_lost_fails(stand_ins: StandIns, queued: Callable[..., None]) -> None:
-    queued(set(), FIVE, FIVE - {"E"})
+    queued(set(), FIVE, FIVE, FIVE - {"E"}, FIVE - {"E"})
     with pytest.raises(CheckFailed, match="1 of 5 queued messages are gone"):
         restart.reboot.run(_relay(AnswerGuest({}), stand_ins))
 
@@ -251,18 +252,25 @@ def test_a_message_that_a_reboot_lost_fails(stand_ins: StandIns, queued: Callabl
 def test_a_reboot_with_too_few_queued_messages_fails(
     stand_ins: StandIns, queued: Callable[..., None]
 ) -> None:
-    queued({"E"}, FIVE)
+    queued({"E"}, FIVE, FIVE)
     with pytest.raises(CheckFailed, match="4 new messages are queued, expected 5"):
         restart.reboot.run(_relay(AnswerGuest({}), stand_ins))
 
 
 def test_a_delivered_message_may_go_in_a_reboot(stand_ins: StandIns, queued: Callable[..., None]) -> None:
-    queued({"delivered"}, {*FIVE, "delivered"}, FIVE)
+    queued({"delivered"}, {*FIVE, "delivered"}, FIVE, FIVE, FIVE)
     guest = AnswerGuest({})
     guest.pages["/readyz"] = (200, "degraded")
     assert restart.reboot.run(_relay(guest, stand_ins)) == (
         "port 25 open, 5 messages kept; /readyz: 200 degraded"
     )
+
+
+def test_a_message_between_two_queues_is_not_lost(stand_ins: StandIns, queued: Callable[..., None]) -> None:
+    queued(set(), FIVE - {"A"}, FIVE, FIVE, FIVE - {"B"})
+    guest = AnswerGuest({})
+    guest.pages["/readyz"] = (200, "degraded")
+    assert "5 messages kept" in restart.reboot.run(_relay(guest, stand_ins))
 
 
 IDENTITY = {"machine-id": "0123", "ssh_host": "AAAAC3", "hostname": "relay"}
