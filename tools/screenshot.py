@@ -20,6 +20,8 @@ _WIDTH = 110
 _FRAME = re.compile(r"^Script (started|done) ")
 # A frame of a spinner: a dot pattern of Braille, with or without colour.
 _SPINNER = re.compile(r"(?:\x1b\[[0-9;]*m)*[\u2800-\u28ff]")
+# A finished spinner goes back to the line that it had begun.
+_UP = "\x1b[1A"
 # Cursor movements and line erasures; colours (`…m`) stay.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-ln-z]")
 
@@ -31,6 +33,8 @@ def read_lines(path: Path) -> list[str]:
         # A spinner erases its line and writes it again; the last is what stays. Paths of this machine do not.
         last = raw.rstrip("\r").rsplit("\r", 1)[-1].rsplit("\x1b[2K", 1)[-1]
         shown = _CONTROL.sub("", last).replace(f"{Path.cwd()}/", "")
+        if _UP in raw and lines and not lines[-1]:
+            lines.pop()
         if not _FRAME.match(shown) and not _SPINNER.match(shown):
             lines.append(shown.rstrip())
     return lines

@@ -322,24 +322,6 @@ def test_drain_is_not_taken_in_by_a_message_between_two_queues(ctl: Ctl) -> None
     assert len(looks.read_text().splitlines()) == 4
 
 
-def test_drain_waits_for_clients_that_are_still_connected(ctl: Ctl) -> None:
-    table = ctl.places.kernel_sockets[0]
-    port = f"{ctl.places.smtp_port:04X}"
-    closed = table.read_text()
-    # One client that sends, one that has just gone; a closed session does not count, nor one to the provider.
-    for number, (local, state) in enumerate([(port, "01"), (port, "08"), (port, "06"), ("9C40", "01")]):
-        closed += f"   {number}: 0100000A:{local} 0200000A:0019 {state}\n"
-    table.write_text(closed)
-    code, text = ctl("drain", "--timeout", "0")
-    assert (code, text.splitlines()[-2:]) == (
-        1,
-        [
-            "0 messages left, 2 clients connected",
-            "2 clients are still connected and may hand in mail: drain again",
-        ],
-    )
-
-
 def test_drain_waits_on_when_the_queue_cannot_be_read_for_a_moment(ctl: Ctl) -> None:
     state = ctl.postfix.folder
     ctl.fake_tool(

@@ -7,7 +7,7 @@ import re
 import socket
 import time
 from pathlib import Path
-from typing import Callable, FrozenSet
+from typing import Callable
 
 from relay_agent import programs
 from relay_agent.maps import write_whole
@@ -17,9 +17,7 @@ from relay_agent.trouble import Trouble
 
 # private n, unprivileged default, chroot n (so that /etc/hosts and resolved are the host's), no wake-up.
 _LISTENER = "smtp inet n - n - - smtpd"
-# include/net/tcp_states.h: TCP_LISTEN; TCP_ESTABLISHED, and TCP_CLOSE_WAIT of a client that has just gone.
-_LISTENING = frozenset({"0A"})
-_CONNECTED = frozenset({"01", "08"})
+_LISTENING = "0A"  # include/net/tcp_states.h: TCP_LISTEN
 _MASTERS_SOCKET = "public/showq"
 _LOCAL_NETWORKS = ("127.0.0.0/8", "[::1]/128")
 
@@ -56,15 +54,7 @@ class Postfix:
 
     def is_listening(self) -> bool:
         """Look in the kernel's list of sockets; connecting would leave two lines in the mail log."""
-        return self._count_sockets(_LISTENING, self._places.smtp_port) > 0
-
-    def count_sessions(self, *ports: int) -> int:
-        """Count the clients that are connected to these ports: also after a reload they may hand in mail."""
-        return self._count_sockets(_CONNECTED, *ports)
-
-    def _count_sockets(self, states: FrozenSet[str], *ports: int) -> int:
-        wanted = {f"{port:04X}" for port in ports}
-        found = 0
+        wanted = f"{self._places.smtp_port:04X}"
         for table in self._places.kernel_sockets:
             try:
                 lines = table.read_text(encoding="ascii", errors="replace").splitlines()[1:]
@@ -72,9 +62,9 @@ class Postfix:
                 continue
             for line in lines:
                 fields = line.split()
-                if len(fields) > 3 and fields[3] in states and fields[1].rpartition(":")[2] in wanted:
-                    found += 1
-        return found
+                if len(fields) > 3 and fields[3] == _LISTENING and fields[1].endswith(":" + wanted):
+                    return True
+        return False
 
     def wait_for_listener(self, timeout_seconds: float = 3) -> bool:
         """Wait until port 25 is bound; for the moments in which Postfix starts."""
@@ -110,7 +100,7 @@ class Postfix:
         self.open_service("smtp", _LISTENER)
 
     def close_port(self) -> None:
-        """Take the SMTP server out of master.cf: no new connections, the queue goes on being delivered."""
+        """Take the SMTP server out of master.cf; the queue goes on being delivered."""
         self.close_service("smtp")
         if self.is_listening():
             # An earlier try changed the file, and Postfix was not told.
@@ -121,7 +111,11 @@ class Postfix:
         self._change("postconf", "-Me", f"{service}/inet={entry}")
 
     def close_service(self, service: str) -> None:
-        """Take a service out of master.cf if it is there, and tell Postfix."""
+        """Take a service out of master.cf if it is there, and tell Postfix.
+
+        The master ends the processes of a service that is gone: a client in the middle of a message gets no
+        250 and sends it again.
+        """
         if self._has_service(service):
             self._change("postconf", "-MX", f"{service}/inet")
             self.reload()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any, Sequence, Tuple
+from typing import Any
 
 from relay_agent import mailqueue
 from relay_agent.ctl.context import Context, span
@@ -13,7 +13,8 @@ from relay_agent.trouble import Trouble
 
 _EXAMPLE = "examples: relayctl drain --timeout 600, then `relayctl drain --cancel` to take mail again"
 _LOOK_SECONDS = 2.0
-# postqueue does not see a message that goes from `deferred` to `active` while it looks, as after the flush.
+# postqueue misses a message that goes from `deferred` to `active` while it looks, as after the flush; and
+# what a client handed in last may still be on its way to the disk.
 _LOOKS = 2
 
 
@@ -45,33 +46,25 @@ def run(context: Context, arguments: argparse.Namespace) -> int:
         context.postfix.close_service(plan.service)
     context.out.line("Port 25 is closed; what is in the queue is tried once more now")
     context.postfix.flush()
-    ports = [context.places.smtp_port, *([plan.port] if plan is not None else [])]
-    left, sessions = _wait(context, ports, arguments.timeout)
-    if left.total == 0 and not sessions:
+    left = _wait(context, arguments.timeout)
+    if left.total == 0:
         context.out.line("The queue is empty")
         return 0
-    if sessions:
-        context.out.line(f"{sessions} clients are still connected and may hand in mail: drain again")
     ages = left.ages(time.time())
     for queue, count in left.messages.items():
         if count:
             context.out.line(f"{count} {queue}, oldest {span(ages[queue])}")
     for reason, count in left.reasons.most_common():
         context.out.line(f"{count} recipients wait: {reason}")
-    if left.total:
-        context.out.line("They stay in the queue and are tried again; do not delete this machine's disk")
+    context.out.line("They stay in the queue and are tried again; do not delete this machine's disk")
     return 1
 
 
-def _wait(
-    context: Context, ports: Sequence[int], timeout_seconds: float
-) -> Tuple[mailqueue.QueueSummary, int]:
-    """Wait until nothing is left, or so long; return what is, and how many clients are connected."""
+def _wait(context: Context, timeout_seconds: float) -> mailqueue.QueueSummary:
+    """Wait until nothing is left, or so long, and return what is."""
     deadline = time.monotonic() + timeout_seconds
-    shown, empty = "", 0
+    shown, empty = -1, 0
     while True:
-        # Before the queue: what a client has handed in before it went is in there.
-        sessions = context.postfix.count_sessions(*ports)
         try:
             summary = mailqueue.summarize(mailqueue.read(context.postfix))
         except Trouble:
@@ -80,13 +73,12 @@ def _wait(
                 raise
             context.sleep(_LOOK_SECONDS)
             continue
-        said = f"{summary.total} messages left" + (f", {sessions} clients connected" if sessions else "")
-        if said != shown:
-            shown = said
-            context.out.line(said)
+        if summary.total != shown:
+            shown = summary.total
+            context.out.line(f"{shown} messages left")
         # Held messages wait for a person, not for us.
         waiting = summary.total - summary.messages["hold"]
-        empty = 0 if waiting or sessions else empty + 1
+        empty = 0 if waiting else empty + 1
         if empty == _LOOKS or (not empty and time.monotonic() >= deadline):
-            return summary, sessions
+            return summary
         context.sleep(_LOOK_SECONDS)
