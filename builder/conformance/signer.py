@@ -13,7 +13,9 @@ _CONF = "/run/relay-lib/dkim/opendkim.conf"
 _SOCKET = "/run/relay-dkim/milter/socket"
 _PID = "/run/relay-dkim/milter/pid"
 _KEYS = "/run/relay-dkim/keys"
-_START_SECONDS = 10
+_START_SECONDS = 30
+# proc_net(5): 00010000 is a socket that listens. The file says nothing: a killed signer leaves it behind.
+_LISTENS = f"! grep -q ' 00010000 .* {_SOCKET}$' /proc/net/unix || echo yes"
 _FOLDERS = f"""\
 command -v opendkim >/dev/null || exit 3
 install -d -m 755 /run/relay-dkim
@@ -63,15 +65,19 @@ class Signer:
     def start(self) -> None:
         """Start it and wait until it listens."""
         self._run(["opendkim", "-x", _CONF, "-u", "opendkim", "-P", _PID])
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._run(["sh", "-c", f"[ ! -S {_SOCKET} ] || echo yes"]):
-            if time.monotonic() > deadline:
-                raise BuilderError("The DKIM signer does not listen")
-            time.sleep(0.05)
+        self._wait("yes", "The DKIM signer does not listen")
 
     def stop(self) -> None:
         """Kill it, as a crash would; its socket stays behind."""
         self._run(["sh", "-c", f"kill -9 $(cat {_PID}) && rm -f {_PID}"])
+        self._wait("", "The DKIM signer does not end")
+
+    def _wait(self, wanted: str, problem: str) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while self._run(["sh", "-c", _LISTENS]).strip() != wanted:
+            if time.monotonic() > deadline:
+                raise BuilderError(problem)
+            time.sleep(0.05)
 
     def reload(self) -> None:
         """Let it read its files again, as `systemctl reload` does."""
