@@ -74,6 +74,13 @@ def port(server: Server) -> int:
     return server.server_port
 
 
+def wait_until(seen: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not seen():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def get(port: int, path: str, method: str = "GET") -> tuple[int, str, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     connection.request(method, path)
@@ -124,14 +131,15 @@ def test_a_secret_in_a_reason_does_not_reach_http(board: Board, port: int) -> No
         assert "hunter22" not in get(port, path)[2]
 
 
-def test_too_many_clients_are_turned_away_and_the_next_one_is_served(port: int) -> None:
+def test_too_many_clients_are_turned_away_and_the_next_one_is_served(server: Server) -> None:
+    port = server.server_port
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(health._MOST_AT_ONCE)]
-    time.sleep(0.2)
+    wait_until(lambda: len(server._since) == len(idle))
     with pytest.raises((ConnectionError, http.client.HTTPException)):
         get(port, "/livez")
     for client in idle:
         client.close()
-    time.sleep(0.2)
+    wait_until(lambda: not server._since)
     assert get(port, "/livez")[0] == 200
 
 
@@ -178,13 +186,6 @@ def drips(port: int) -> Iterator[Callable[..., list[Drip]]]:
         drip.ended.set()
     for drip in started:
         drip.join(10)
-
-
-def wait_until(seen: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not seen():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_clients_that_drip_are_cut_off(server: Server, drips: Callable[..., list[Drip]]) -> None:
