@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from tests.agent.relayctl_world import PARAMETERS, Ctl, steps
 from tests.agent.scripted_relay import Relay
 from tests.fakes import FakeTools
 from tests.rendered import rendered
+from tests.waiting import wait_until
 
 NONE = {"enabled": False}
 BOTH = {"enabled": True, "sets": ["networks", "submission"]}
@@ -218,10 +218,7 @@ def real_nft(fake_tool: FakeTools, ctl: Ctl) -> Iterator[None]:
     ours = Path("/proc/self/ns/net").readlink()
     with subprocess.Popen(["unshare", "--net", "sleep", "300"]) as holder:
         theirs = Path(f"/proc/{holder.pid}/ns/net")
-        deadline = time.monotonic() + 10
-        while theirs.readlink() == ours:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: theirs.readlink() != ours)
         fake_tool("nft", f'exec nsenter --net={theirs} /usr/sbin/nft "$@"')
         yield
         holder.kill()

@@ -22,6 +22,8 @@ from relay_agent.mailqueue import summarize
 from relay_agent.places import Places
 from relay_agent.traffic import Traffic
 
+from tests.waiting import wait_until
+
 REASON = {"code": "secret-missing", "message": "There is no secret `relay/ses`", "hint": "put it"}
 UPSTREAM = {
     "name": "primary",
@@ -72,13 +74,6 @@ def server(board: Board) -> Iterator[Server]:
 @pytest.fixture
 def port(server: Server) -> int:
     return server.server_port
-
-
-def wait_until(seen: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not seen():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def get(port: int, path: str, method: str = "GET") -> tuple[int, str, str]:

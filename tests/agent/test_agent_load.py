@@ -26,6 +26,7 @@ from builder.standin.provider import Provider
 from builder.standin.secrets import SecretsManager
 from tests.agent.real_postfix import RealPostfix, real_postfix
 from tests.agent.relay_world import SECRET, USER, agent_json, write_json
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.postfix
 
@@ -120,13 +121,6 @@ def start_agent(places: Places, real: RealPostfix) -> tuple[Agent, Board, thread
     thread = threading.Thread(target=agent.run)
     thread.start()
     return agent, board, thread
-
-
-def wait_until(seen: object, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not seen():  # type: ignore[operator]
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def rotate(provider: Provider, secrets: SecretsManager, places: Places, number: int) -> None:

@@ -6,8 +6,7 @@ import io
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from relay_agent.watch import QueueWatcher
 from tests.agent.relay_world import FakePostfix, agent_json, upstream_json, write_json
 from tests.agent.scripted_relay import Relay
 from tests.fakes import FakeTools
+from tests.waiting import wait_until
 
 SHAPE = Shape("smtp", ("username", "password"), "{username}", "{password}")
 
@@ -43,13 +43,6 @@ def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses of the loops are a twentieth of the real ones."""
     monkeypatch.setattr(loops, "_FIRST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(rate, "_ROUND_SECONDS", 0.05)
-
-
-def wait_until(seen: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not seen():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
-import time
 from bisect import bisect_left
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,6 +18,7 @@ from relay_agent.rate import HEADROOM, Rate
 from relay_agent.traffic import Traffic
 
 from tests.agent.clock import Clock
+from tests.waiting import wait_until
 
 HOST = "smtp.example.com"
 
@@ -265,11 +264,3 @@ def page_of(shown: dict[str, Any]) -> str:
     board = Board(Places(), Traffic(), version="test")
     board.set(rate=shown)
     return metrics.render(board)
-
-
-def wait_until(seen: Callable[[], object]) -> None:
-    """Wait until it is so."""
-    deadline = time.monotonic() + 10
-    while not seen():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -14,6 +14,7 @@ import pytest
 from builder import packer_door
 from builder.errors import BuilderError
 from builder.packer_door import Door, free_ports
+from tests.waiting import wait_until
 
 BANNER = b"SSH-2.0-OpenSSH_9.2p1\r\n"
 ASK_AGAIN_SECONDS = 0.2
@@ -87,13 +88,6 @@ def door(behave: str = "silent") -> Iterator[tuple[Machine, socket.socket]]:
             yield machine, packer
     finally:
         machine.close()
-
-
-def wait_until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not reached():
-        assert time.monotonic() < deadline, "the door did not come again"
-        time.sleep(0.01)
 
 
 def receive(packer: socket.socket, count: int) -> bytes:

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from builder import process
 from builder.errors import CommandError, ToolError
 from tests.fakes import FakeTools
+from tests.waiting import wait_until
 
 
 def test_both_outputs_and_the_exit_code_are_returned(fake_tool: FakeTools) -> None:
@@ -57,7 +56,7 @@ def test_a_program_that_hangs_takes_its_children_along(fake_tool: FakeTools, tmp
         process.run(["hang"], timeout_seconds=1)
 
     child = int((tmp_path / "child").read_text())
-    _wait_for(lambda: not _is_alive(child))
+    wait_until(lambda: not _is_alive(child))
 
 
 def test_a_program_that_hangs_may_tidy_up(fake_tool: FakeTools, tmp_path: Path) -> None:
@@ -129,17 +128,17 @@ def test_stopping_ends_the_grandchildren_too(fake_tool: FakeTools, tmp_path: Pat
     fake_tool("parent", f"sleep 60 & echo $! >{child}; wait")
 
     with process.Running(["parent"], log=tmp_path / "log") as running:
-        _wait_for(lambda: child.exists() and child.read_text() != "")
+        wait_until(lambda: child.exists() and child.read_text() != "")
 
     assert running.poll() == -signal.SIGTERM
-    _wait_for(lambda: not _is_alive(int(child.read_text())))
+    wait_until(lambda: not _is_alive(int(child.read_text())))
 
 
 def test_a_program_that_ignores_sigterm_is_killed(fake_tool: FakeTools, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     fake_tool("stubborn", f"trap '' TERM; touch {ready}; while :; do sleep 0.1; done")
     running = process.Running(["stubborn"], log=tmp_path / "log")
-    _wait_for(ready.exists)
+    wait_until(ready.exists)
 
     assert running.stop(grace_seconds=0.3) == -signal.SIGKILL
 
@@ -177,13 +176,6 @@ def test_a_tool_that_tells_no_version_is_an_error(fake_tool: FakeTools, script: 
         process.tool_version(tool.path, ["version"], timeout_seconds=1)
 
     assert "builder doctor" in (caught.value.hint or "")
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def _is_alive(pid: int) -> bool:

@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from builder.record import RECORD, ImageRecord
 from builder.sbom import SBOM
 from tests.rendered import EVERYTHING, WITH_OAUTH
 from tests.vm.conftest import note_bake
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 
@@ -183,7 +183,7 @@ def test_a_disk_that_fills_up_during_a_bake_is_said(config: RelayConfig, small_d
     request = BakeRequest(config=config, base="debian-12", images_dir=small_disk, profile="none")
 
     def fill() -> None:
-        _wait(lambda: bool(_qemu_below(small_disk)), seconds=120)
+        wait_until(lambda: bool(_qemu_below(small_disk)), seconds=120)
         free = os.statvfs(small_disk)
         with (small_disk / "filler").open("wb") as stream:
             for _block in range(free.f_bavail * free.f_frsize // (1 << 20) - 16):
@@ -245,10 +245,3 @@ def _is_alive(found: psutil.Process) -> bool:
         return found.is_running() and found.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _wait(condition: Callable[[], bool], *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not so within {seconds:.0f} s"
-        time.sleep(0.2)
