@@ -112,13 +112,14 @@ class Relay(ABC):
         """Wait until nothing is being delivered any more and return what waits.
 
         postqueue misses a message that moves from one queue to the next while it lists them: two looks
-        have to agree.
+        have to agree. One without recipients was delivered while Postfix reloaded; only its file is left,
+        until the queue manager looks at it again.
         """
         before: list[Queued] | None = None
 
         def settled() -> list[Queued] | None:
             nonlocal before
-            last, before = before, self.queue()
+            last, before = before, [item for item in self.queue() if item.recipients]
             is_still = all(item.queue_name in ("deferred", "hold") for item in before)
             return before if is_still and before == last else None
 
