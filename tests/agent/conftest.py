@@ -16,6 +16,7 @@ from builder.standin.provider import Provider
 from builder.standin.secrets import SecretsManager
 from tests.agent.clock import Clock
 from tests.agent.relay_world import PASSWORD, USER, FakePostfix, greeter, make_places
+from tests.agent.relayctl_world import Ctl
 from tests.fakes import FakeTools
 
 
@@ -56,6 +57,12 @@ def clock() -> Clock:
 def postfix_programs(tmp_path: Path, places: Places, fake_tool: FakeTools) -> FakePostfix:
     """Postfix's programs, faked; Postfix runs and port 25 is closed."""
     return FakePostfix(tmp_path / "postfix", places, fake_tool)
+
+
+@pytest.fixture
+def ctl(places: Places, postfix_programs: FakePostfix, fake_tool: FakeTools) -> Ctl:
+    """relayctl on that relay."""
+    return Ctl(places, postfix_programs, fake_tool)
 
 
 @pytest.fixture(scope="session")

@@ -21,12 +21,6 @@ from tests.agent.relay_world import PASSWORD, USER, FakePostfix, make_places, wr
 from tests.agent.relayctl_world import Ctl, entry, steps
 from tests.fakes import FakeTools
 
-
-@pytest.fixture
-def ctl(places: Places, postfix_programs: FakePostfix, fake_tool: FakeTools) -> Ctl:
-    return Ctl(places, postfix_programs, fake_tool)
-
-
 # -- doctor
 
 

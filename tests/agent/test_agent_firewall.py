@@ -45,11 +45,6 @@ def relay(places: Places, postfix_programs: FakePostfix) -> Relay:
     return relay
 
 
-@pytest.fixture
-def ctl(places: Places, postfix_programs: FakePostfix, fake_tool: FakeTools) -> Ctl:
-    return Ctl(places, postfix_programs, fake_tool)
-
-
 # -- what is baked
 
 
