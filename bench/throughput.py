@@ -132,21 +132,8 @@ def intake_alone(bed: Bed, messages: int) -> float:
             with offer(relay, messages) as source:
                 source.wait(_LIMIT_SECONDS)
             seconds = time.monotonic() - started
-            _require_whole(source, _count_queue(relay, messages), messages)
+            _require_whole(source, len(relay.wait_until_settled()), messages)
             return messages / seconds
-
-
-def _count_queue(relay: LocalRelay, messages: int) -> int:
-    """Return how many messages wait, once it is as many as were accepted; else how many after 30 s.
-
-    postqueue misses a message that moves from one queue to the next while it lists them.
-    """
-    deadline = time.monotonic() + 30
-    while True:
-        found = len({message.queue_id for message in relay.queue()})
-        if found >= messages or time.monotonic() > deadline:
-            return found
-        time.sleep(0.5)
 
 
 def _require_whole(source: process.Running, found: int, messages: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 _PAUSE_SECONDS = 0.02
 
 
-def wait_until(seen: Callable[[], object], seconds: float = 30, what: str = "") -> None:
+def wait_until(seen: Callable[[], object], seconds: float = 10, what: str = "") -> None:
     """Ask until the answer is true; AssertionError that says `what` when it never was for so many seconds."""
     deadline = time.monotonic() + seconds
     while not seen():

@@ -13,7 +13,7 @@ _CONF = "/run/relay-lib/dkim/opendkim.conf"
 _SOCKET = "/run/relay-dkim/milter/socket"
 _PID = "/run/relay-dkim/milter/pid"
 _KEYS = "/run/relay-dkim/keys"
-_START_SECONDS = 30
+_START_SECONDS = 10
 # proc_net(5): 00010000 is a socket that listens. The file says nothing: a killed signer leaves it behind.
 _LISTENS = f"! grep -q ' 00010000 .* {_SOCKET}$' /proc/net/unix || echo yes"
 _FOLDERS = f"""\

@@ -187,8 +187,8 @@ def test_clients_that_drip_are_cut_off(server: Server, drips: Callable[..., list
     """Each byte comes long before the timeout of a read."""
     server.client_seconds = 0.3
     clients = drips(comes_again=False)
-    wait_until(lambda: all(client.cuts for client in clients))
-    wait_until(lambda: not server._since)
+    wait_until(lambda: all(client.cuts for client in clients), seconds=30)
+    wait_until(lambda: not server._since, seconds=30)
     assert get(server.server_port, "/livez")[0] == 200
 
 
